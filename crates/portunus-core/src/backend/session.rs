@@ -1,0 +1,48 @@
+//! One manager's liveness in the store.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::attempt::AttemptId;
+use crate::token::Incarnation;
+
+/// One manager's liveness in the store, as the backend states it and the engine executes it.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// What the store calls it.
+    pub id: SessionId,
+    /// The life of the store that it was opened in; the origin of its tokens.
+    pub incarnation: Incarnation,
+    /// The time to live that the store granted, which may be more than was asked for.
+    pub granted: Duration,
+    /// How long a renewal is worth, counted from *before* it was sent; below `granted` by the
+    /// margin for clock rates and rounding.
+    pub validity: Duration,
+    /// How long after a confirmed renewal to send the next.
+    pub renew_every: Duration,
+    /// How long one request may take before it counts as unanswered.
+    pub request_timeout: Duration,
+}
+
+/// The number of a [`Session`], unique in its store.
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SessionId(pub u128);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({self})")
+    }
+}
+
+/// A confirmed renewal.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Renewal {
+    /// Attempts whose entries the store found gone although the session lives.
+    pub lost: Vec<AttemptId>,
+}
