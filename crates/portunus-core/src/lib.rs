@@ -1,12 +1,32 @@
 #![doc = include_str!("../README.md")]
 
-pub mod backend;
-pub mod clock;
 pub mod error;
 pub mod name;
-pub mod queue;
 pub mod token;
+
+pub mod clock;
 pub mod url;
 
+pub mod backend;
+pub mod queue;
+
+mod chance;
+#[cfg_attr(
+    not(portunus_mutant),
+    expect(dead_code, unreachable_pub, reason = "the faults are put in only under that flag")
+)]
+mod mutant;
+mod sync;
+
+pub mod memory;
+
+mod keeper;
+
+pub mod guard;
+pub mod lock;
+pub mod manager;
+
+#[cfg(portunus_mutant)]
+pub use self::mutant::Mutant;
 #[doc(hidden)]
 pub use async_trait::async_trait;

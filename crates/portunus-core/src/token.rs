@@ -136,6 +136,12 @@ impl Incarnation {
     }
 }
 
+impl From<u128> for Incarnation {
+    fn from(number: u128) -> Self {
+        Self(number.to_be_bytes().as_slice().into())
+    }
+}
+
 impl fmt::Display for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

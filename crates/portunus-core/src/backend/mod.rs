@@ -117,10 +117,11 @@ pub trait LockObserver: fmt::Debug + Send + Sync {
     /// Lists the queue of a lock with what each entry says about itself.
     async fn contenders(&self, name: &LockName) -> Result<Vec<Contender>>;
 
-    /// Follows the head of a lock's queue: its state now, then each change after position `since`.
+    /// Follows the head of a lock's queue: its state now, then each change.
     ///
-    /// Ends with an error when the store can no longer be followed; the caller follows anew from
-    /// the last position that it saw.
+    /// A store that answers from before position `since` has gone back, which is an error of kind
+    /// `Regression`. Ends with an error when the store can no longer be followed; the caller follows
+    /// anew from the last position that it saw.
     async fn follow(&self, name: &LockName, since: u64) -> Result<BoxStream<Result<Observation>>>;
 
     /// Lists the names with entries that begin with `prefix`, a page at a time.

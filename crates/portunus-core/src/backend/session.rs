@@ -24,6 +24,26 @@ pub struct Session {
     pub request_timeout: Duration,
 }
 
+impl Session {
+    /// A session whose store lets it live for `granted` after each renewal by its own clock.
+    ///
+    /// Valid for that span less 1 %, for clocks that run at different rates, and less the larger of
+    /// 2 % and 20 ms, for rounding and scheduling; renewed each third of it, with time for a second
+    /// and a third try.
+    #[must_use]
+    pub fn leased(id: SessionId, incarnation: Incarnation, granted: Duration) -> Self {
+        let margin = (granted / 50).max(Duration::from_millis(20));
+        Self {
+            id,
+            incarnation,
+            granted,
+            validity: (granted - granted / 100).saturating_sub(margin),
+            renew_every: granted / 3,
+            request_timeout: granted / 6,
+        }
+    }
+}
+
 /// The number of a [`Session`], unique in its store.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SessionId(pub u128);

@@ -1,0 +1,212 @@
+//! The engine of one manager: what its locks and guards share, and the end of it all.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::context::{Busy, Context, Counters, Notice, Options};
+use super::hold::Hold;
+use super::seek::{self, Wait};
+use super::sessions::Sessions;
+use super::threads::Threads;
+use super::waiters::LockState;
+use crate::backend::{Holder, LockBackend, Mode};
+use crate::chance::Chance;
+use crate::clock::{Clock, limited, limited_until};
+use crate::error::{Error, ErrorKind, Result};
+use crate::name::LockName;
+
+/// Shared by a manager, its locks and its guards; with the last of them the session closes.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) context: Arc<Context>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) closing: CancellationToken,
+    locks: Mutex<HashMap<LockName, Weak<LockState>>>,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        backend: Arc<dyn LockBackend>,
+        clock: Arc<dyn Clock>,
+        chance: Chance,
+        threads: Threads,
+        options: Options,
+        holder: Holder,
+    ) -> Arc<Self> {
+        let (notices, queued) = mpsc::channel(NOTICES);
+        let context = Arc::new(Context {
+            capabilities: backend.capabilities(),
+            backend,
+            clock,
+            chance,
+            threads,
+            options,
+            holder: Arc::new(holder),
+            counters: Counters::default(),
+            notices,
+            busy: Busy::default(),
+        });
+        context.threads.on_herald(trace(queued));
+        Arc::new(Self {
+            context,
+            sessions: Sessions::new(),
+            closing: CancellationToken::new(),
+            locks: Mutex::default(),
+        })
+    }
+
+    /// The shared state of one lock. It lives as long as somebody uses it.
+    pub(crate) fn lock_state(&self, name: LockName) -> Arc<LockState> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = locks.get(&name).and_then(Weak::upgrade) {
+            return state;
+        }
+        if locks.len() == locks.capacity() {
+            locks.retain(|_, state| state.strong_count() > 0);
+        }
+        let state = Arc::new(LockState::new(name.clone()));
+        locks.insert(name, Arc::downgrade(&state));
+        state
+    }
+
+    /// Opens the first session, within `connect_timeout`.
+    pub(crate) async fn connect(self: &Arc<Self>) -> Result<()> {
+        let engine = Arc::clone(self);
+        let opened = self.context.threads.run(async move {
+            let last = Mutex::new(None);
+            let note = |error| *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            let context = &engine.context;
+            let opening = engine.sessions.current(context, note);
+            let opened = limited(&*context.clock, context.options.connect_timeout, opening).await;
+            let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+            opened.unwrap_or_else(|| Err(context.unanswered("connect", last)))
+        });
+        opened.await.unwrap_or_else(|| Err(self.closed("connect"))).map(drop)
+    }
+
+    pub(crate) async fn acquire(
+        self: &Arc<Self>,
+        lock: &Arc<LockState>,
+        mode: Mode,
+        wait: Wait,
+    ) -> Result<Option<Arc<Hold>>> {
+        let context = &self.context;
+        if context.is_forked() {
+            return Err(context
+                .error(ErrorKind::Unsupported, "acquire")
+                .with_key(lock.name.as_str())
+                .with_detail("this process was forked from the manager's; connect anew here"));
+        }
+        let _waiting = self.waiting(lock)?;
+        let seek = seek::acquire(Arc::clone(self), Arc::clone(lock), mode, wait);
+        // The grant is released if nobody takes it out of the answer.
+        let found = context.threads.run(async { seek.await.map(|hold| hold.map(Granted)) }).await;
+        let found = found.unwrap_or_else(|| Err(self.closed("acquire")))?;
+        Ok(found.map(|granted| granted.take()))
+    }
+
+    /// Refuses new calls, waits for guards, calls and clean-ups to end, closes the session.
+    ///
+    /// Returns how many grants were still held at `limit`; these are lost.
+    pub(crate) async fn shutdown(self: &Arc<Self>, limit: Duration) -> Result<usize> {
+        self.closing.cancel();
+        let engine = Arc::clone(self);
+        let drained =
+            self.context.threads.run(async move {
+                let context = &engine.context;
+                let until = context.clock.now().after(limit);
+                let _ = limited_until(&*context.clock, until, context.busy.idle()).await;
+                let held = context.counters.held.load(Ordering::Relaxed);
+                let Some(session) = engine.sessions.close() else { return Ok(held) };
+                let last = context.options.connect_timeout;
+                match limited(&*context.clock, last, session.over()).await {
+                Some(()) => Ok(held),
+                None => Err(context.error(ErrorKind::Unconfirmed, "shutdown").with_detail(format!(
+                    "the store did not confirm the end of the session, which ends within {:?}",
+                    session.session.granted
+                ))),
+            }
+            });
+        drained.await.unwrap_or(Ok(0))
+    }
+
+    /// The error of a call on a manager that was shut down.
+    pub(crate) fn closed(&self, operation: &'static str) -> Error {
+        self.context
+            .error(ErrorKind::Unavailable, operation)
+            .with_detail("the manager was shut down; nothing is held or queued")
+    }
+
+    fn waiting(self: &Arc<Self>, lock: &LockState) -> Result<Waiting> {
+        let context = &self.context;
+        let (waiting, max) = (&context.counters.waiting, context.options.max_waiters);
+        let mark = Waiting { context: Arc::clone(context), _busy: context.busy.mark() };
+        if waiting.fetch_add(1, Ordering::AcqRel) >= max {
+            return Err(context
+                .error(ErrorKind::Overloaded, "acquire")
+                .with_key(lock.name.as_str())
+                .with_detail(format!("{max} calls are waiting already; nothing was queued")));
+        }
+        Ok(mark)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if !self.context.is_forked() {
+            self.sessions.close();
+        }
+    }
+}
+
+/// A grant on its way to the caller.
+struct Granted(Arc<Hold>);
+
+impl Granted {
+    fn take(self) -> Arc<Hold> {
+        let hold = Arc::clone(&self.0);
+        std::mem::forget(self);
+        hold
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        drop(self.0.end());
+    }
+}
+
+/// One call that is counted against `max_waiters`.
+#[derive(Debug)]
+struct Waiting {
+    context: Arc<Context>,
+    _busy: super::context::BusyMark,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.context.counters.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Speaks to `tracing` for the keeper.
+async fn trace(mut notices: mpsc::Receiver<Notice>) {
+    while let Some(notice) = notices.recv().await {
+        match notice {
+            Notice::Renewed { lag } => {
+                tracing::trace_span!("renew").in_scope(|| tracing::trace!(?lag, "renewed"));
+            }
+            Notice::RenewalFailed { error } => {
+                tracing::warn_span!("renew").in_scope(|| tracing::warn!(%error, "renewal failed"));
+            }
+            Notice::SessionLost { reason } => tracing::info!(?reason, "session ended"),
+        }
+    }
+}
+
+/// How many notices may wait for the herald before some are dropped.
+const NOTICES: usize = 256;

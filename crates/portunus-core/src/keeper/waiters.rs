@@ -1,0 +1,132 @@
+//! What the manager's tasks share about one lock: the highest token, and the waiters' safety net.
+//!
+//! The store's wake-ups are trusted for speed, never for liveness. While a lock has local waiters,
+//! one listing each min(TTL, 10 s) decides for all of them whether they have to look again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+use super::context::Context;
+use crate::backend::{AttemptId, Entry, EntryId, Mode};
+use crate::clock::limited;
+use crate::name::LockName;
+
+/// The state of one lock in this manager.
+#[derive(Debug)]
+pub(crate) struct LockState {
+    pub(crate) name: LockName,
+    highest: Mutex<u64>,
+    waiters: Mutex<HashMap<AttemptId, Waiter>>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    entry: EntryId,
+    mode: Mode,
+    blockers: Vec<Arc<str>>,
+    nudge: Arc<Notify>,
+}
+
+/// One place among the waiters; leaves it on drop.
+#[derive(Debug)]
+pub(crate) struct WaiterPlace {
+    lock: Arc<LockState>,
+    attempt: AttemptId,
+    nudge: Arc<Notify>,
+}
+
+impl LockState {
+    pub(crate) fn new(name: LockName) -> Self {
+        Self { name, highest: Mutex::new(0), waiters: Mutex::default() }
+    }
+
+    /// Notes the token of a new grant. `Err` with the highest one seen when it is not larger than
+    /// every exclusive one before it: the store went back.
+    pub(crate) fn note(&self, token: u64, mode: Mode) -> Result<(), u64> {
+        let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
+        if token <= *highest {
+            return Err(*highest);
+        }
+        if mode == Mode::Exclusive {
+            *highest = token;
+        }
+        Ok(())
+    }
+
+    /// Joins the waiters; the first one starts the sweep.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        context: &Arc<Context>,
+        attempt: AttemptId,
+        entry: &EntryId,
+        mode: Mode,
+    ) -> WaiterPlace {
+        let nudge = Arc::new(Notify::new());
+        let waiter =
+            Waiter { entry: entry.clone(), mode, blockers: Vec::new(), nudge: Arc::clone(&nudge) };
+        let mut waiters = self.waiters();
+        let first = waiters.is_empty();
+        waiters.insert(attempt, waiter);
+        drop(waiters);
+        if first {
+            context.threads.on_herald(sweep(Arc::clone(context), Arc::clone(self)));
+        }
+        WaiterPlace { lock: Arc::clone(self), attempt, nudge }
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, HashMap<AttemptId, Waiter>> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nudges those whose entry or blocker is not in the queue any more; permits always, for the
+    /// queue does not show the change that they wait for.
+    fn compare(&self, queue: &[Entry]) {
+        let standing: HashSet<&str> = queue.iter().map(|entry| &*entry.id.key).collect();
+        for waiter in self.waiters().values() {
+            let moved = matches!(waiter.mode, Mode::Permit { .. })
+                || !standing.contains(&*waiter.entry.key)
+                || waiter.blockers.iter().any(|blocker| !standing.contains(&**blocker));
+            if moved {
+                waiter.nudge.notify_one();
+            }
+        }
+    }
+}
+
+impl WaiterPlace {
+    /// Says whom this waiter waits for now.
+    pub(crate) fn wait_for(&self, blockers: &[Arc<str>]) {
+        if let Some(waiter) = self.lock.waiters().get_mut(&self.attempt) {
+            waiter.blockers = blockers.to_vec();
+        }
+    }
+
+    /// Completes when the sweep found that something moved.
+    pub(crate) async fn nudged(&self) {
+        self.nudge.notified().await;
+    }
+}
+
+impl Drop for WaiterPlace {
+    fn drop(&mut self) {
+        self.lock.waiters().remove(&self.attempt);
+    }
+}
+
+async fn sweep(context: Arc<Context>, lock: Arc<LockState>) {
+    let interval = context.options.ttl.min(Duration::from_secs(10));
+    loop {
+        context.clock.sleep_until(context.clock.now().after(interval)).await;
+        if lock.waiters().is_empty() {
+            return;
+        }
+        let queue = context.backend.queue(&lock.name);
+        match limited(&*context.clock, interval, queue).await {
+            Some(Ok(queue)) => lock.compare(&queue),
+            Some(Err(error)) => tracing::debug!(%error, "the sweep could not list the queue"),
+            None => tracing::debug!("the sweep's listing went unanswered"),
+        }
+    }
+}
