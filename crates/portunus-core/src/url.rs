@@ -37,6 +37,15 @@ impl StoreUrl {
             return Err(invalid("the URL's scheme is not a word"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let place = rest.strip_prefix("//");
+        let place = place.map(|place| place.split_at(place.find('/').unwrap_or(place.len())));
+        // A bare `/` or `?` in a password would make the rest of it a path or an option, to be shown.
+        if place.is_some_and(|(_, path)| path.contains('@') || query.contains('@')) {
+            return Err(invalid(
+                "an `@` follows the hosts; accepted are escapes: %40 for `@`, and in a password also \
+                 %2F for `/` and %3F for `?`",
+            ));
+        }
         let mut parsed = Self {
             scheme: scheme.to_ascii_lowercase(),
             user: None,
@@ -46,13 +55,9 @@ impl StoreUrl {
             options: parse_options(query)?,
             known: Vec::new(),
         };
-        match rest.strip_prefix("//") {
+        match place {
             None => parsed.path = decode(rest)?,
-            Some(rest) => {
-                let (authority, path) = match rest.find('/') {
-                    Some(at) => rest.split_at(at),
-                    None => (rest, ""),
-                };
+            Some((authority, path)) => {
                 parsed.path = decode(path)?;
                 parsed.set_authority(authority)?;
             }
@@ -239,6 +244,8 @@ mod tests {
             "etcd://u:s3cret@a?ttl=1s&ttl=2s",
             "etcd://u:s3cret@a?ttl",
             "etcd://u:s3cret%ff@a",
+            "etcd://u:1/s3cret@a",
+            "etcd://u:1?s3cret@a",
         ];
         for url in bad {
             let error = StoreUrl::parse(url).unwrap_err();
