@@ -147,6 +147,7 @@ impl Seek<'_> {
                     });
                     place.wait_for(blockers);
                     tokio::select! {
+                        biased;
                         changed = context.backend.changed(&live.session, &attempt, &entry, &turn) => {
                             if changed.is_err() {
                                 context.pause(&mut backoff).await;
