@@ -168,6 +168,8 @@ async fn watch(context: Arc<Context>, hold: Arc<Hold>) {
                     backoff = context.backoff(session.granted);
                     continue;
                 }
+                // With the session everything goes; then its own reason counts.
+                Some(Ok(_)) if !live.is_live(context.clock.now()) => return,
                 Some(Ok(_)) => {
                     live.forget(attempt.id);
                     // It may have gone with the whole session: find out now, not at the next turn.
