@@ -1,1 +1,5 @@
 //! Placeholder.
+
+#[cfg(feature = "cluster")]
+pub mod cluster;
+pub mod proxy;
