@@ -14,6 +14,8 @@ async fn a_killed_leader_is_replaced_and_comes_back_with_its_data() {
     let old = etcd.leader().await.unwrap();
     let address = etcd.endpoint(old);
     put(&etcd, old, "killed", "before").await.unwrap();
+    let before = etcd.etcdctl(old, &["get", "killed", "--write-out=json"]).await.unwrap().stdout;
+    let revision = before.split("\"mod_revision\":").nth(1).unwrap().split(',').next().unwrap();
 
     etcd.kill(old).await.unwrap();
     let new = etcd.leader().await.unwrap();
@@ -25,7 +27,8 @@ async fn a_killed_leader_is_replaced_and_comes_back_with_its_data() {
     etcd.wait_healthy().await.unwrap();
     assert_eq!(etcd.endpoint(old), address);
     // Its own copy, not the quorum's.
-    let own = etcd.etcdctl(old, &["get", "--rev=2", "--consistency=s", "killed"]).await.unwrap();
+    let at = format!("--rev={revision}");
+    let own = etcd.etcdctl(old, &["get", &at, "--consistency=s", "killed"]).await.unwrap();
     assert_eq!(own.stdout, "killed\nbefore\n");
 }
 

@@ -33,6 +33,8 @@ pub(crate) fn test(args: &Args) -> Result<u8> {
         return Ok(process::exit_code(status));
     }
     if let Err(error) = docker::require() {
+        // At once, and again below the build's output.
+        eprintln!("{error}\ncounting the tests that are not run");
         let left_out = match count_cluster_tests(args)? {
             Some(number) => format!("{number} tests"),
             None => "tests that do not build".to_owned(),
