@@ -82,6 +82,7 @@ async fn a_node_without_clients_still_serves_its_peers() {
 async fn restore_undoes_everything() {
     let etcd = Etcd::exclusive().await.unwrap();
     etcd.pause(0).await.unwrap();
+    etcd.pause(1).await.unwrap();
     etcd.kill(1).await.unwrap();
     etcd.partition(2).await.unwrap();
     etcd.cut_clients(2).await.unwrap();

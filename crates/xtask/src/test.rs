@@ -57,6 +57,17 @@ pub(crate) fn bench(extra: &[String]) -> Result<u8> {
     on_clusters(command.args(extra))
 }
 
+/// The compiler's flags of the environment, and the seeded mutants that some tests must kill.
+pub(crate) fn with_mutants() -> (&'static str, OsString) {
+    for (variable, separator) in [("CARGO_ENCODED_RUSTFLAGS", "\x1f"), ("RUSTFLAGS", " ")] {
+        if let Some(mut flags) = std::env::var_os(variable).filter(|flags| !flags.is_empty()) {
+            flags.push([separator, "--cfg", separator, "portunus_mutant"].concat());
+            return (variable, flags);
+        }
+    }
+    ("RUSTFLAGS", "--cfg portunus_mutant".into())
+}
+
 /// Runs a command that starts clusters; what it leaves is gone afterwards, whatever happened.
 fn on_clusters(command: &mut Command) -> Result<u8> {
     sweep::sweep(false)?;
@@ -89,17 +100,6 @@ fn count_cluster_tests(args: &Args) -> Result<Option<usize>> {
     }
     let list = String::from_utf8_lossy(&output.stdout);
     Ok(Some(list.lines().filter(|line| line.ends_with(": test")).count()))
-}
-
-/// The compiler's flags of the environment, and the seeded mutants that some tests must kill.
-fn with_mutants() -> (&'static str, OsString) {
-    for (variable, separator) in [("CARGO_ENCODED_RUSTFLAGS", "\x1f"), ("RUSTFLAGS", " ")] {
-        if let Some(mut flags) = std::env::var_os(variable).filter(|flags| !flags.is_empty()) {
-            flags.push([separator, "--cfg", separator, "portunus_mutant"].concat());
-            return (variable, flags);
-        }
-    }
-    ("RUSTFLAGS", "--cfg portunus_mutant".into())
 }
 
 /// The backend, the kit that starts its clusters, and everything tested through them.
