@@ -30,7 +30,7 @@ pub type BoxStream<T> = Pin<Box<dyn futures_core::Stream<Item = T> + Send>>;
 
 /// A store of locks.
 ///
-/// Written by authors of backends; users meet [`LockManager`](crate::lock::LockManager). A
+/// Written by authors of backends; users meet [`LockManager`](crate::manager::LockManager). A
 /// *session* is one manager's liveness in the store. An *attempt* is one try to get one lock: it
 /// makes at most one *entry*, and belongs to one session for ever.
 ///

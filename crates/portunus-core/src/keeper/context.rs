@@ -42,7 +42,7 @@ pub(crate) struct Options {
 pub(crate) enum Notice {
     Renewed { lag: Duration },
     RenewalFailed { error: Error },
-    SessionLost { reason: crate::guard::LossReason },
+    SessionLost { reason: crate::loss::LossReason },
 }
 
 /// Counters since the start of the manager.

@@ -12,7 +12,7 @@ use super::session::LiveSession;
 use super::threads::Begun;
 use crate::backend::{Attempt, EntryId, Expires, Turn};
 use crate::clock::{Moment, limited};
-use crate::guard::LossReason;
+use crate::loss::LossReason;
 
 /// A grant: the claim to its entry, its own bound in time, and its loss signal.
 #[derive(Debug)]

@@ -192,7 +192,7 @@ impl Seek<'_> {
                 }
                 ErrorKind::Unconfirmed => claim.armed.unanswered(),
                 ErrorKind::Lost => {
-                    live.lose(context, crate::guard::LossReason::SessionEnded);
+                    live.lose(context, crate::loss::LossReason::SessionEnded);
                     std::future::pending().await
                 }
                 // It may have been refused for what stands around an entry that was made.

@@ -13,7 +13,7 @@ use super::hold::Hold;
 use crate::backend::{Attempt, AttemptId, Session};
 use crate::clock::{Moment, limited};
 use crate::error::{Error, ErrorKind};
-use crate::guard::LossReason;
+use crate::loss::LossReason;
 use crate::mutant::Mutant;
 
 /// A session with its deadline and the grants that hang on it.

@@ -7,7 +7,7 @@ use super::context::Context;
 use super::session::LiveSession;
 use crate::clock::limited;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guard::LossReason;
+use crate::loss::LossReason;
 use crate::token::Incarnation;
 
 /// The slot of the present session.

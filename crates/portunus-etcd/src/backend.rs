@@ -1,0 +1,367 @@
+//! The verbs of a lock, each one transaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{
+    Compare, CompareOp, ConnectOptions, GetOptions, LeaseGrantOptions, PutOptions, Txn, TxnOp,
+};
+use futures_util::future::try_join;
+use portunus_core::backend::{
+    Attempt, Capabilities, Entered, EntryId, Left, LockBackend, Mode, Renewal, Session, SessionId,
+    TokenStrength, Turn,
+};
+use portunus_core::error::{Error, ErrorKind, Result};
+use portunus_core::token::Incarnation;
+
+use crate::config::EtcdConfig;
+use crate::endpoints::Endpoints;
+use crate::error::{Effect, STORE};
+use crate::layout::Keys;
+use crate::queue::Queue;
+use crate::renew::Renewals;
+use crate::store::{Answer, Store, created_at, malformed, newest, revision};
+use crate::table::Wake;
+use crate::watch::Watches;
+
+/// Locks in an etcd cluster.
+#[derive(Debug)]
+pub struct Etcd {
+    pub(crate) keys: Keys,
+    pub(crate) store: Arc<Store>,
+    renewals: Renewals,
+    watches: Watches,
+}
+
+impl Etcd {
+    /// Prepares the backend. Reads the TLS files; connects with the first request.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] when a TLS file can't be read or holds something else.
+    pub fn new(config: &EtcdConfig) -> Result<Self> {
+        let mut options = ConnectOptions::new();
+        if let Some(tls) = config.tls_options()? {
+            options = options.with_tls(tls);
+        }
+        let credentials = config.credentials();
+        if let Some((user, password)) = credentials {
+            options = options.with_user(user, password);
+        }
+        let endpoints = || Endpoints::new(config.urls(), options.clone(), credentials.is_some());
+        let requests = Arc::new(endpoints());
+        Ok(Self {
+            keys: config.keys(),
+            store: Arc::new(Store::new(Arc::clone(&requests))),
+            renewals: Renewals::new(endpoints()),
+            watches: Watches::new(requests),
+        })
+    }
+
+    /// Asks which life of the store this is; marks a new one.
+    pub(crate) async fn incarnation(&self, operation: &'static str) -> Result<Incarnation> {
+        let key = self.keys.incarnation();
+        let fresh = format!("{:032x}", rand::random::<u128>());
+        let txn = Txn::new()
+            .when([created_at(&key, 0)])
+            .and_then([TxnOp::put(&*key, &*fresh, None)])
+            .or_else([TxnOp::get(&*key, None)]);
+        let mut answer = self.store.txn(operation, Some(&key), Effect::Write, txn).await?;
+        let id = match answer.succeeded {
+            true => fresh.into_bytes(),
+            false => answer.kvs()?.first().map(|kv| kv.value().to_vec()).unwrap_or_default(),
+        };
+        let id = std::str::from_utf8(&id).ok().filter(|id| id.len() == 32);
+        let id = id.and_then(|id| u128::from_str_radix(id, 16).ok()).ok_or_else(|| {
+            Error::new(ErrorKind::Conflict, STORE, operation)
+                .with_key(&*key)
+                .with_detail("this key holds something else; accepted are 32 digits of hex")
+        })?;
+        let mut bytes = answer.cluster.to_be_bytes().to_vec();
+        bytes.extend(id.to_be_bytes());
+        Incarnation::new(bytes)
+    }
+
+    async fn grant(&self, seconds: i64) -> Result<(i64, i64)> {
+        // With an id of our own choice: one that is granted twice is refused, not shared.
+        let lease = rand::random_range(1..=i64::MAX);
+        let granted = self.store.endpoints.run(Effect::Write, |client| {
+            let (mut leases, options) =
+                (client.lease_client(), LeaseGrantOptions::new().with_id(lease));
+            async move { leases.grant(seconds, Some(options)).await }
+        });
+        let granted = granted.await.map_err(|fault| fault.into_error("open_session", None))?;
+        Ok((lease, granted.ttl()))
+    }
+
+    /// How many of the newest entries an exclusive attempt needs to know; 0 for all.
+    fn limit(&self, mode: Mode, limit: i64) -> i64 {
+        if mode == Mode::Exclusive && self.keys.is_exact() { limit } else { 0 }
+    }
+
+    /// Confirms that the entry stands; the revision at which it did.
+    async fn stands(&self, attempt: &Attempt, entry: &EntryId) -> Result<Option<u64>> {
+        let read = || TxnOp::get(&*entry.key, Some(GetOptions::new().with_keys_only()));
+        let txn = Txn::new()
+            .when([created_at(&entry.key, entry.position)])
+            .and_then([read()])
+            .or_else([read()]);
+        let name = Some(attempt.name.as_str());
+        let answer = self.store.txn("changed", name, Effect::Read, txn).await?;
+        Ok(answer.succeeded.then_some(answer.revision))
+    }
+}
+
+#[async_trait]
+impl LockBackend for Etcd {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            store: STORE,
+            fifo: true,
+            shared: false,
+            permits: false,
+            convert: false,
+            push: true,
+            strength: TokenStrength::Strong,
+            crash_release: true,
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(24 * 3600),
+            // The default election timeout is 1 s, and twice that when the vote is split.
+            fail_over: Duration::from_secs(3),
+        }
+    }
+
+    async fn open_session(&self, ttl: Duration) -> Result<Session> {
+        let limits = self.capabilities();
+        if !(limits.min_ttl..=limits.max_ttl).contains(&ttl) {
+            return Err(Error::new(ErrorKind::Invalid, STORE, "open_session")
+                .with_detail(format!("the time to live is {ttl:?}; accepted are 1 s to 24 h")));
+        }
+        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        let seconds = i64::try_from(seconds).expect("BUG: at most a day");
+        let (incarnation, (lease, granted)) =
+            try_join(self.incarnation("open_session"), self.grant(seconds)).await?;
+        let granted = Duration::from_secs(revision(granted)?);
+        let margin = (granted / 50).max(Duration::from_millis(20));
+        Ok(Session {
+            id: SessionId(u128::from(revision(lease)?)),
+            incarnation,
+            granted,
+            validity: (granted - granted / 100).saturating_sub(margin),
+            renew_every: granted / 3,
+            request_timeout: granted / 6,
+        })
+    }
+
+    async fn renew(&self, session: &Session, _held: &[Arc<Attempt>]) -> Result<Renewal> {
+        let renewed = self.renewals.renew(lease(session)?).await;
+        // Evicted entries are told by `changed`: one renewal serves any number of locks.
+        renewed.map(|()| Renewal::default()).map_err(|fault| fault.into_error("renew", None))
+    }
+
+    async fn close_session(&self, session: &Session) -> Result<()> {
+        let lease = lease(session)?;
+        let revoked = self.store.endpoints.run(Effect::Write, |client| {
+            let mut leases = client.lease_client();
+            async move { leases.revoke(lease).await }
+        });
+        match revoked.await {
+            Err(fault) if fault.verdict.kind != ErrorKind::Lost => {
+                Err(fault.into_error("close_session", None))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn enter(&self, session: &Session, attempt: &Attempt) -> Result<Entered> {
+        let prefix = self.keys.queue(&attempt.name)?;
+        let own: Arc<str> = self.keys.entry(session.id, attempt)?.into();
+        let ended = self.keys.tombstone(session.id, attempt.id);
+        let queue = Queue::new(&self.keys, &attempt.name, &prefix);
+        let name = Some(attempt.name.as_str());
+        let lease = PutOptions::new().with_lease(lease(session)?);
+        let record = attempt.record().to_json();
+        let enter_if = |free: Option<Compare>| {
+            let mut when = vec![created_at(&own, 0), created_at(&ended, 0)];
+            when.extend(free);
+            let keys_only = || Some(GetOptions::new().with_keys_only());
+            let mut otherwise =
+                vec![TxnOp::get(&*own, keys_only()), TxnOp::get(&*ended, keys_only())];
+            if attempt.try_only {
+                otherwise.push(newest(&prefix, self.limit(Mode::Exclusive, 1), 0));
+            }
+            Txn::new()
+                .when(when)
+                .and_then([
+                    TxnOp::put(&*own, &*record, Some(lease.clone())),
+                    newest(&prefix, self.limit(attempt.mode, 2), 0),
+                ])
+                .or_else(otherwise)
+        };
+        let queued = |mut answer: Answer| {
+            answer.skip();
+            let kvs = answer.kvs()?;
+            let kv = kvs.iter().find(|kv| kv.key() == own.as_bytes());
+            let kv = kv.ok_or_else(|| malformed("the own entry is not in the queue"))?;
+            let position = revision(kv.create_revision())?;
+            let entry = EntryId { key: Arc::clone(&own), position };
+            let turn = queue.turn(&kvs, &entry, attempt.mode, answer.revision)?;
+            Ok(Entered::Queued { entry, turn })
+        };
+        let nobody = || Compare::create_revision(&*prefix, CompareOp::Equal, 0).with_prefix();
+        let txn = enter_if(attempt.try_only.then(nobody));
+        let mut answer = self.store.txn("enter", name, Effect::Write, txn).await?;
+        if answer.succeeded {
+            return queued(answer);
+        }
+        if let Some(kv) = answer.kvs()?.first() {
+            // An earlier request of this attempt arrived.
+            let position = revision(kv.create_revision())?;
+            let entry = EntryId { key: Arc::clone(&own), position };
+            let turn = self.look(session, attempt, &entry).await?;
+            return Ok(Entered::Queued { entry, turn });
+        }
+        if !answer.kvs()?.is_empty() {
+            return Err(error(ErrorKind::Lost, "enter", attempt)
+                .with_detail("this attempt was withdrawn before; nothing is left"));
+        }
+        if !attempt.try_only {
+            return Err(malformed("the own entry is neither there nor absent"));
+        }
+        if queue.is_taken(&answer.kvs()?)? {
+            return Ok(Entered::Refused);
+        }
+        // Only entries of locks below this one's name: enter if none was added since.
+        let next = i64::try_from(answer.revision).unwrap_or(i64::MAX).saturating_add(1);
+        let since = Compare::create_revision(&*prefix, CompareOp::Less, next).with_prefix();
+        let answer = self.store.txn("enter", name, Effect::Write, enter_if(Some(since))).await?;
+        match answer.succeeded {
+            true => queued(answer),
+            false => Err(error(ErrorKind::Unavailable, "enter", attempt)
+                .with_detail("the queue changed while it was read; nothing is left")),
+        }
+    }
+
+    async fn look(&self, _session: &Session, attempt: &Attempt, entry: &EntryId) -> Result<Turn> {
+        let prefix = self.keys.queue(&attempt.name)?;
+        // Whoever came later is of no interest. Revision 1 is the empty store's.
+        let before = match attempt.mode {
+            Mode::Exclusive => entry.position.saturating_sub(1).max(1),
+            Mode::Shared | Mode::Permit { .. } => entry.position,
+        };
+        // Both halves of a grant in one linearizable step: the entry stands, and none before it.
+        let txn = Txn::new().when([created_at(&entry.key, entry.position)]).and_then([newest(
+            &prefix,
+            self.limit(attempt.mode, 1),
+            before,
+        )]);
+        let name = Some(attempt.name.as_str());
+        let mut answer = self.store.txn("look", name, Effect::Read, txn).await?;
+        if !answer.succeeded {
+            return Ok(Turn::Lost);
+        }
+        let queue = Queue::new(&self.keys, &attempt.name, &prefix);
+        queue.turn(&answer.kvs()?, entry, attempt.mode, answer.revision)
+    }
+
+    async fn changed(
+        &self,
+        _session: &Session,
+        attempt: &Attempt,
+        entry: &EntryId,
+        turn: &Turn,
+    ) -> Result<()> {
+        let prefix = self.keys.queue(&attempt.name)?;
+        let own = Arc::clone(&entry.key);
+        let (mut keys, mut as_of, held) = match turn {
+            Turn::Lost => return Ok(()),
+            Turn::Waiting { blockers, as_of } => (blockers.clone(), *as_of, false),
+            Turn::Held { .. } => {
+                let confirmed = self.watches.confirmed(&prefix, &own).unwrap_or(0);
+                (Vec::new(), confirmed.max(entry.position), true)
+            }
+        };
+        keys.push(Arc::clone(&own));
+        let puts = !held && matches!(attempt.mode, Mode::Permit { .. });
+        loop {
+            match self.watches.wait(&prefix, keys.clone(), as_of, puts).await {
+                Wake::Broken(error) => return Err(error.with_key(attempt.name.as_str())),
+                // A watch that began after the last look at the own entry: look once more.
+                Wake::Stale if held => match self.stands(attempt, entry).await? {
+                    Some(revision) => {
+                        self.watches.confirm(&prefix, &own, revision);
+                        as_of = revision;
+                    }
+                    None => return Ok(()),
+                },
+                Wake::Gone | Wake::Stale => return Ok(()),
+            }
+        }
+    }
+
+    async fn leave(&self, session: &Session, attempt: &Attempt, in_doubt: bool) -> Result<Left> {
+        let own = self.keys.entry(session.id, attempt)?;
+        let name = Some(attempt.name.as_str());
+        let delete = || TxnOp::delete(&*own, None);
+        let mut operations = vec![delete()];
+        if in_doubt {
+            let ended = self.keys.tombstone(session.id, attempt.id);
+            let lease = PutOptions::new().with_lease(lease(session)?);
+            operations.push(TxnOp::put(ended, "", Some(lease)));
+        }
+        let txn = Txn::new().and_then(operations);
+        match self.store.try_txn(Effect::Write, txn).await {
+            Ok(answer) => {
+                let mut answer = answer.map_err(|disorder| disorder.into_error("leave", name))?;
+                Ok(if answer.deleted()? { Left::Removed } else { Left::Absent })
+            }
+            // The lease is gone, and every entry with it; nothing can be put under it any more.
+            Err(fault) if fault.verdict.kind == ErrorKind::Lost => Ok(Left::Absent),
+            Err(fault) => {
+                if in_doubt && fault.is_no_space() {
+                    // A full store still deletes: others need not wait until there is space.
+                    let txn = Txn::new().and_then([delete()]);
+                    let _ = self.store.try_txn(Effect::Write, txn).await;
+                }
+                Err(fault.into_error("leave", name))
+            }
+        }
+    }
+
+    async fn convert(&self, _: &Session, attempt: &Attempt, _: &EntryId) -> Result<()> {
+        Err(error(ErrorKind::Unsupported, "convert", attempt))
+    }
+
+    async fn publish(
+        &self,
+        session: &Session,
+        attempt: &Attempt,
+        entry: &EntryId,
+        value: &str,
+    ) -> Result<()> {
+        let mut record = attempt.record();
+        value.clone_into(&mut record.value);
+        let lease = PutOptions::new().with_lease(lease(session)?);
+        let txn = Txn::new().when([created_at(&entry.key, entry.position)]).and_then([TxnOp::put(
+            &*entry.key,
+            record.to_json(),
+            Some(lease),
+        )]);
+        let name = Some(attempt.name.as_str());
+        match self.store.txn("publish", name, Effect::Write, txn).await?.succeeded {
+            true => Ok(()),
+            false => {
+                Err(error(ErrorKind::Lost, "publish", attempt).with_detail("the entry is gone"))
+            }
+        }
+    }
+}
+
+fn lease(session: &Session) -> Result<i64> {
+    i64::try_from(session.id.0).map_err(|_| malformed("a session of another store"))
+}
+
+fn error(kind: ErrorKind, operation: &'static str, attempt: &Attempt) -> Error {
+    Error::new(kind, STORE, operation).with_key(attempt.name.as_str())
+}
