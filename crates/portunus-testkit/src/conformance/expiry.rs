@@ -71,8 +71,9 @@ pub async fn the_end_of_a_session_is_told_to_the_holder(stage: &Stage) {
     let next = within(PATIENCE, "a new session", manager.lock(&name).unwrap().acquire()).await;
     let next = next.unwrap();
     assert!(next.token() > guard.token());
-    assert!(matches!(guard.status(), Status::Lost(_)));
-    assert!(matches!(guard.release().await.unwrap(), Released::AlreadyLost(_)));
+    assert_eq!(guard.status(), Status::Lost(reason));
+    assert_eq!(guard.release().await.unwrap(), Released::AlreadyLost(reason));
+    assert_eq!(manager.stats().lost, 1);
     assert_eq!(next.release().await.unwrap(), Released::Clean);
 }
 
