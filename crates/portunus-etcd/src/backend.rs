@@ -40,7 +40,7 @@ impl Etcd {
     /// # Errors
     ///
     /// [`ErrorKind::Invalid`] when a TLS file can't be read or holds something else.
-    pub fn new(config: &EtcdConfig) -> Result<Self> {
+    pub fn new(config: EtcdConfig) -> Result<Self> {
         let mut options = ConnectOptions::new();
         if let Some(tls) = config.tls_options()? {
             options = options.with_tls(tls);
@@ -62,23 +62,33 @@ impl Etcd {
     /// Asks which life of the store this is; marks a new one.
     pub(crate) async fn incarnation(&self, operation: &'static str) -> Result<Incarnation> {
         let key = self.keys.incarnation();
-        let fresh = format!("{:032x}", rand::random::<u128>());
-        let txn = Txn::new()
-            .when([created_at(&key, 0)])
-            .and_then([TxnOp::put(&*key, &*fresh, None)])
-            .or_else([TxnOp::get(&*key, None)]);
-        let mut answer = self.store.txn(operation, Some(&key), Effect::Write, txn).await?;
-        let id = match answer.succeeded {
-            true => fresh.into_bytes(),
-            false => answer.kvs()?.first().map(|kv| kv.value().to_vec()).unwrap_or_default(),
+        let get = || TxnOp::get(&*key, None);
+        // Only read where it is there: a store that is full answers reads. Where an answer comes
+        // from the past, the write decides.
+        let read = self.store.try_txn(Effect::Read, Txn::new().and_then([get()])).await;
+        let read = read.map_err(|fault| fault.into_error(operation, Some(&key)))?;
+        let read = read.ok().map(|mut answer| Ok((answer.kvs()?, answer.cluster))).transpose()?;
+        let (kvs, cluster) = match read {
+            Some((kvs, cluster)) if !kvs.is_empty() => (kvs, cluster),
+            _ => {
+                let fresh = format!("{:032x}", rand::random::<u128>());
+                let txn = Txn::new()
+                    .when([created_at(&key, 0)])
+                    .and_then([TxnOp::put(&*key, fresh, None), get()])
+                    .or_else([get(), get()]);
+                let mut answer = self.store.txn(operation, Some(&key), Effect::Write, txn).await?;
+                answer.skip();
+                (answer.kvs()?, answer.cluster)
+            }
         };
-        let id = std::str::from_utf8(&id).ok().filter(|id| id.len() == 32);
-        let id = id.and_then(|id| u128::from_str_radix(id, 16).ok()).ok_or_else(|| {
+        let id = kvs.first().and_then(|kv| std::str::from_utf8(kv.value()).ok());
+        let id = id.filter(|id| id.len() == 32).and_then(|id| u128::from_str_radix(id, 16).ok());
+        let id = id.ok_or_else(|| {
             Error::new(ErrorKind::Conflict, STORE, operation)
                 .with_key(&*key)
                 .with_detail("this key holds something else; accepted are 32 digits of hex")
         })?;
-        let mut bytes = answer.cluster.to_be_bytes().to_vec();
+        let mut bytes = cluster.to_be_bytes().to_vec();
         bytes.extend(id.to_be_bytes());
         Incarnation::new(bytes)
     }
@@ -127,8 +137,8 @@ impl LockBackend for Etcd {
             crash_release: true,
             min_ttl: Duration::from_secs(1),
             max_ttl: Duration::from_secs(24 * 3600),
-            // The default election timeout is 1 s, and twice that when the vote is split.
-            fail_over: Duration::from_secs(3),
+            // By default a follower waits 1 to 2 s before it stands for election.
+            fail_over: Duration::from_millis(2500),
         }
     }
 
@@ -288,7 +298,8 @@ impl LockBackend for Etcd {
             match self.watches.wait(&prefix, keys.clone(), as_of, puts).await {
                 Wake::Broken(error) => return Err(error.with_key(attempt.name.as_str())),
                 // A watch that began after the last look at the own entry: look once more.
-                Wake::Stale if held => match self.stands(attempt, entry).await? {
+                // Boxed: thousands of holders wait here, and few ever ask.
+                Wake::Stale if held => match Box::pin(self.stands(attempt, entry)).await? {
                     Some(revision) => {
                         self.watches.confirm(&prefix, &own, revision);
                         as_of = revision;

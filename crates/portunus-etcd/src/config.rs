@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use etcd_client::{Certificate, Identity, TlsOptions};
 use portunus_core::error::{Error, ErrorKind, Result};
 use portunus_core::url::StoreUrl;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 use tonic::transport::Endpoint;
 
@@ -175,26 +178,27 @@ impl EtcdConfig {
             };
         }
         let path = self.ca.as_deref().ok_or_else(|| invalid(NEEDS_CA))?;
-        let ca = read_pem("ca", path, "CERTIFICATE")?;
+        let ca = read_certificates("ca", path)?;
         let options = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
-        self.check(&options, path, "`ca` holds no usable certificate")?;
         let Some((cert_path, key_path)) = &self.identity else { return Ok(Some(options)) };
-        let cert = read_pem("cert", cert_path, "CERTIFICATE")?;
-        let key = read_pem("key", key_path, "PRIVATE KEY")?;
+        let cert = read_certificates("cert", cert_path)?;
+        let key = read_file("key", key_path)?;
+        if let Err(error) = PrivateKeyDer::from_pem_slice(&key) {
+            return Err(unusable("key", key_path, "private key").with_source(error));
+        }
         let options = options.identity(Identity::from_pem(cert, key));
-        self.check(&options, key_path, "`cert` and `key` do not form a usable pair")?;
+        self.check_pair(&options).map_err(|error| {
+            invalid(format!("`key` does not belong to `cert`, `{}`", cert_path.display()))
+                .with_key(key_path.display().to_string())
+                .with_source(error)
+        })?;
         Ok(Some(options))
     }
 
-    /// Has the client library read what it else would read at the first connection.
-    fn check(&self, options: &TlsOptions, path: &Path, fault: &'static str) -> Result<()> {
-        let built = Endpoint::from_shared(self.urls().swap_remove(0))
-            .and_then(|endpoint| endpoint.tls_config(options.clone()));
-        built.map(drop).map_err(|error| {
-            invalid(format!("{fault}; accepted are PEM files"))
-                .with_key(path.display().to_string())
-                .with_source(error)
-        })
+    /// Has the client library put together what it else would at the first connection.
+    fn check_pair(&self, options: &TlsOptions) -> Result<(), tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(self.urls().swap_remove(0))?;
+        endpoint.tls_config(options.clone()).map(drop)
     }
 }
 
@@ -225,22 +229,30 @@ fn with_port(host: &str) -> Result<String> {
     }
 }
 
-fn read_pem(option: &str, path: &Path, label: &str) -> Result<Vec<u8>> {
-    let shown = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|error| {
+fn read_file(option: &str, path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| {
         invalid(format!("the file of option `{option}` can't be read"))
-            .with_key(shown.clone())
+            .with_key(path.display().to_string())
             .with_source(error)
-    })?;
-    let text = String::from_utf8_lossy(&bytes);
-    let is_label = |line: &str| line.starts_with("-----BEGIN ") && line.contains(label);
-    if !text.lines().any(is_label) {
-        return Err(invalid(format!(
-            "the file of option `{option}` holds no {label}; accepted is a PEM file with one"
-        ))
-        .with_key(shown));
+    })
+}
+
+/// Reads certificates and has them understood: the client library skips what it does not
+/// understand, and then trusts nobody.
+fn read_certificates(option: &str, path: &Path) -> Result<Vec<u8>> {
+    let pem = read_file(option, path)?;
+    let mut store = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let fault = || unusable(option, path, "certificate");
+        let certificate = certificate.map_err(|error| fault().with_source(error))?;
+        store.add(certificate).map_err(|error| fault().with_source(error))?;
     }
-    Ok(bytes)
+    if store.is_empty() { Err(unusable(option, path, "certificate")) } else { Ok(pem) }
+}
+
+fn unusable(option: &str, path: &Path, what: &str) -> Error {
+    invalid(format!("the file of option `{option}` holds no usable {what}; accepted is a PEM file"))
+        .with_key(path.display().to_string())
 }
 
 fn invalid(detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {

@@ -29,6 +29,8 @@ struct Seat {
     epoch: u64,
     /// Answers since the epoch began.
     answers: u64,
+    /// Whether any member ever answered.
+    reached: bool,
     connection: Arc<OnceCell<Connection>>,
 }
 
@@ -52,7 +54,7 @@ impl Endpoints {
             .with_keep_alive_while_idle(false)
             .with_connect_timeout(Duration::from_secs(5));
         let start = rand::random_range(0..u64::try_from(urls.len()).unwrap_or(1).max(1));
-        let seat = Seat { epoch: start, answers: 0, connection: Arc::default() };
+        let seat = Seat { epoch: start, answers: 0, reached: false, connection: Arc::default() };
         Self { urls, options, has_login, seat: Mutex::new(seat), epochs: watch::Sender::new(start) }
     }
 
@@ -160,9 +162,14 @@ impl Call<'_> {
         result: Result<T, ClientError>,
         effect: Effect,
     ) -> Result<T, Fault> {
-        let result = result.map_err(|error| Fault::new(error, effect));
-        match &result {
-            Err(fault) if !fault.verdict.answered => self.fail(),
+        let mut result = result.map_err(|error| Fault::new(error, effect));
+        match &mut result {
+            Err(fault) if !fault.verdict.answered => {
+                if !self.endpoints.seat().reached {
+                    fault.hint();
+                }
+                self.fail();
+            }
             _ => self.answered(),
         }
         result
@@ -171,6 +178,7 @@ impl Call<'_> {
     pub(crate) fn answered(&mut self) {
         self.state = State::Answered;
         let mut seat = self.endpoints.seat();
+        seat.reached = true;
         if seat.epoch == self.epoch {
             seat.answers += 1;
         }
@@ -182,7 +190,7 @@ impl Call<'_> {
         let mut seat = self.endpoints.seat();
         if seat.epoch == self.epoch {
             let epoch = self.epoch + 1;
-            *seat = Seat { epoch, answers: 0, connection: Arc::default() };
+            *seat = Seat { epoch, answers: 0, connection: Arc::default(), ..*seat };
             drop(seat);
             self.endpoints.epochs.send_replace(epoch);
             tracing::debug!(epoch, "etcd: next endpoint");

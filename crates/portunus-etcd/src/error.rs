@@ -38,6 +38,17 @@ impl Fault {
         Self { verdict: classify(&error, effect), cause: Cause(error) }
     }
 
+    /// Says what to look at when no request was ever answered and connections just close: a server
+    /// that refuses a TLS 1.3 client's certificate does no more than that.
+    pub(crate) fn hint(&mut self) {
+        let ClientError::GRpcStatus(status) = &self.cause.0 else { return };
+        let chain: String = causes(status).map(|cause| cause.to_string()).collect();
+        if CLOSED_TEXTS.iter().any(|text| chain.contains(text)) {
+            self.verdict.detail = "the server closed the connection: TLS on one side only, or it \
+                                   wants a client certificate (`cert`, `key`), or another one";
+        }
+    }
+
     /// Whether the store refuses writes for want of space; deletions still work.
     pub(crate) fn is_no_space(&self) -> bool {
         matches!(&self.cause.0, ClientError::GRpcStatus(status)
@@ -182,6 +193,10 @@ const TLS_TEXTS: &[(&str, &str)] = &[
     ("UnknownCA", "the server does not know who signed the client certificate"),
     ("CertificateUnknown", "the server refuses the client certificate"),
 ];
+
+/// How a closed connection reads, depending on who notices when.
+const CLOSED_TEXTS: &[&str] =
+    &["connection closed", "handshake eof", "Connection reset", "Broken pipe", "broken pipe"];
 
 /// The client's error with the chain that it hides: its `source` is always `None`.
 #[derive(Debug)]

@@ -55,15 +55,17 @@ fn known_bugs(version: &str) -> impl Iterator<Item = &'static str> {
     let version = next().zip(next()).zip(next());
     BUGS.iter().filter_map(move |(bug, ranges)| {
         let ((major, minor), patch) = version?;
-        let affected = |&(line, from, fixed): &(u32, u32, u32)| {
+        let affected = |&(line, from, fixed): &Line| {
             major == 3 && minor == line && (from..fixed).contains(&patch)
         };
         ranges.iter().any(affected).then_some(*bug)
     })
 }
 
-/// What it does, and where: (minor version, first patch with it, first without).
-const BUGS: &[(&str, &[(u32, u32, u32)])] = &[
+/// A line of versions with a bug: the minor version, the first patch with it, the first without.
+type Line = (u32, u32, u32);
+
+const BUGS: &[(&str, &[Line])] = &[
     (
         "a leader that stalls can revoke leases that are renewed (etcd #15247)",
         &[(4, 0, 31), (5, 0, 13)],

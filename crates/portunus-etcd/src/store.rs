@@ -55,17 +55,23 @@ impl Store {
         txn: Txn,
     ) -> Result<Result<Answer, Disorder>, Fault> {
         let seen = self.horizon.revision();
-        let run = self.endpoints.run(effect, |client| {
+        let mut call = self.endpoints.begin();
+        let result = call.request(|client| {
             let (mut kv, txn) = (client.kv_client(), txn.clone());
             async move { kv.txn(txn).await }
         });
-        let response = run.await?;
-        let (succeeded, parts) = (response.succeeded(), response.op_responses().into_iter());
-        Ok(self.horizon.check(response.header(), seen, effect).map(|(cluster, revision)| Answer {
-            succeeded,
+        let result = result.await;
+        let response = call.settle(result, effect)?;
+        let checked = self.horizon.check(response.header(), seen, effect);
+        if checked.is_err() {
+            // Another member may know better.
+            call.fail();
+        }
+        Ok(checked.map(|(cluster, revision)| Answer {
+            succeeded: response.succeeded(),
             revision,
             cluster,
-            parts,
+            parts: response.op_responses().into_iter(),
         }))
     }
 }

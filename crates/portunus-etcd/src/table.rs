@@ -33,7 +33,8 @@ pub(crate) enum Order {
 /// when it has brought a ring full of news that nobody waited for.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    locks: HashMap<Arc<str>, Lock>,
+    /// Boxed, for a hash table is up to half empty.
+    locks: HashMap<Arc<str>, Box<Lock>>,
     watches: HashMap<i64, Arc<str>>,
     waiting: HashMap<u64, Waiting>,
     /// Idle locks by the time at which they became so.
@@ -81,7 +82,7 @@ impl Table {
             self.last_watch += 1;
             let (watch, prefix) = (self.last_watch, Arc::<str>::from(prefix));
             self.watches.insert(watch, Arc::clone(&prefix));
-            self.locks.insert(Arc::clone(&prefix), Lock::new(watch, puts));
+            self.locks.insert(Arc::clone(&prefix), Box::new(Lock::new(watch, puts)));
             order = Some(Order::Open { watch, prefix, puts });
         }
         let (prefix, lock) = self.lock(prefix).expect("BUG: it was just put there");
@@ -97,6 +98,10 @@ impl Table {
             // The receiver is in our hands.
             let _ = wake.send(reason);
             return (id, woken, order);
+        }
+        if lock.index.is_empty() {
+            // Held locks are many, and each has one.
+            lock.index.reserve_exact(keys.len());
         }
         for key in keys {
             let item = (key, id);
@@ -214,12 +219,12 @@ impl Table {
 
     fn lock(&mut self, prefix: &str) -> Option<(Arc<str>, &mut Lock)> {
         let prefix = Arc::clone(self.locks.get_key_value(prefix)?.0);
-        self.locks.get_mut(&prefix).map(|lock| (prefix, lock))
+        self.locks.get_mut(&prefix).map(|lock| (prefix, &mut **lock))
     }
 
     fn watched(&mut self, watch: i64) -> Option<(Arc<str>, &mut Lock)> {
         let prefix = Arc::clone(self.watches.get(&watch)?);
-        self.locks.get_mut(&prefix).map(|lock| (prefix, lock))
+        self.locks.get_mut(&prefix).map(|lock| (prefix, &mut **lock))
     }
 }
 

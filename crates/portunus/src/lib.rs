@@ -27,5 +27,5 @@ pub mod backend {
 /// The etcd store, to be configured in code; [`connect`] does it from a URL.
 #[cfg(feature = "etcd")]
 pub mod etcd {
-    pub use portunus_etcd::{Etcd, EtcdConfig};
+    pub use portunus_etcd::{Etcd, EtcdConfig, Layout};
 }

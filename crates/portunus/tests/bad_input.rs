@@ -25,7 +25,7 @@ async fn assert_refused(url: &str, kind: ErrorKind, words: &[&str]) {
 
 #[tokio::test]
 async fn a_url_that_is_none() {
-    assert_refused("", ErrorKind::Invalid, &["no scheme", "etcd://host:2379"]).await;
+    assert_refused("", ErrorKind::Invalid, &["no scheme", "scheme://host:port"]).await;
     assert_refused("localhost", ErrorKind::Invalid, &["no scheme"]).await;
     assert_refused("a b://x", ErrorKind::Invalid, &["scheme"]).await;
 }
