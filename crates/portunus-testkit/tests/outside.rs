@@ -19,7 +19,10 @@ fn a_backend_from_outside_the_workspace_runs_the_suite() {
     let expected: usize = GROUPS.iter().map(|group| group.behaviours.len()).sum();
     assert!(ok && output.contains(&format!("test result: ok. {expected} passed")), "{output}");
     let (ok, output) = author.cargo_test(&["--features", "forgetful", "--", LATE_CREATE]);
-    assert!(!ok && output.contains("it came back to life"), "the suite took a bad backend: {output}");
+    assert!(
+        !ok && output.contains("it came back to life"),
+        "the suite took a bad backend: {output}"
+    );
 }
 
 /// A crate of somebody else's, in a directory of its own.
