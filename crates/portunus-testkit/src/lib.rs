@@ -1,1 +1,14 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+#[cfg(feature = "cluster")]
+pub mod cluster;
+pub mod conformance;
+pub mod faults;
+pub mod harness;
+pub mod history;
+pub mod proxy;
+mod tap;
+
+pub use self::harness::Harness;
+#[doc(hidden)]
+pub use async_trait::async_trait;

@@ -80,7 +80,7 @@ pub fn builder(url: impl AsRef<str>) -> Result<ManagerBuilder> {
         #[cfg(feature = "etcd")]
         "etcd" | "etcds" => {
             let config = portunus_etcd::EtcdConfig::from_url(&mut url)?;
-            LockManager::builder(portunus_etcd::Etcd::new(&config)?)
+            LockManager::builder(portunus_etcd::Etcd::new(config)?)
         }
         #[cfg(not(feature = "etcd"))]
         "etcd" | "etcds" => return Err(feature_off("etcd")),

@@ -80,7 +80,7 @@ impl Engine {
             let last = Mutex::new(None);
             let note = |error| *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             let context = &engine.context;
-            let opening = engine.sessions.current(context, note);
+            let opening = engine.sessions.current(context, true, note);
             let opened = limited(&*context.clock, context.options.connect_timeout, opening).await;
             let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
             opened.unwrap_or_else(|| Err(context.unanswered("connect", last)))
@@ -104,9 +104,10 @@ impl Engine {
         let _waiting = self.waiting(lock)?;
         let seek = seek::acquire(Arc::clone(self), Arc::clone(lock), mode, wait);
         // The grant is released if nobody takes it out of the answer.
-        let found = context.threads.run(async { seek.await.map(|hold| hold.map(Granted)) }).await;
+        let found =
+            context.threads.run(async { seek.await.map(|hold| hold.map(Some).map(Granted)) }).await;
         let found = found.unwrap_or_else(|| Err(self.closed("acquire")))?;
-        Ok(found.map(|granted| granted.take()))
+        Ok(found.and_then(Granted::take))
     }
 
     /// Refuses new calls, waits for guards, calls and clean-ups to end, closes the session.
@@ -164,19 +165,19 @@ impl Drop for Engine {
 }
 
 /// A grant on its way to the caller.
-struct Granted(Arc<Hold>);
+struct Granted(Option<Arc<Hold>>);
 
 impl Granted {
-    fn take(self) -> Arc<Hold> {
-        let hold = Arc::clone(&self.0);
-        std::mem::forget(self);
-        hold
+    fn take(mut self) -> Option<Arc<Hold>> {
+        self.0.take()
     }
 }
 
 impl Drop for Granted {
     fn drop(&mut self) {
-        drop(self.0.end());
+        if let Some(hold) = self.0.take() {
+            drop(hold.end());
+        }
     }
 }
 

@@ -86,32 +86,34 @@ impl Hold {
             return Some(LossReason::Forked);
         }
         let now = context.clock.now();
-        if !self.bound.is_live(now.nanos()) {
-            let bounded = if context.options.max_hold.is_some() {
+        let reason = if !self.bound.is_live(now.nanos()) {
+            if context.options.max_hold.is_some() {
                 LossReason::MaxHold
             } else {
                 LossReason::Expired
-            };
-            return Some(self.reason.get().copied().unwrap_or(bounded));
-        }
-        (!self.session().is_live(now)).then(|| self.session().reason())
+            }
+        } else if !self.session().is_live(now) {
+            self.session().reason()
+        } else {
+            return None;
+        };
+        // Whoever sees it first decides; a second cause that comes later changes nothing.
+        Some(*self.reason.get_or_init(|| reason))
     }
 
-    /// Ends the belief in this grant alone.
+    /// Ends the belief in this grant alone. Only for the one who took it out of its session.
     pub(crate) fn lose(self: &Arc<Self>, context: &Arc<Context>, reason: LossReason) {
-        let first = self.reason.set(reason).is_ok();
+        let _ = self.reason.set(reason);
         self.bound.expire();
-        if first {
-            let hold = Arc::clone(self);
-            context.threads.on_herald(async move { hold.tell() });
-        }
+        let hold = Arc::clone(self);
+        context.threads.on_herald(async move { hold.tell() });
     }
 
     /// Fires the loss signal, on the herald.
     pub(crate) fn tell(&self) {
         let context = self.claim.context();
         context.counters.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let reason = self.reason.get().copied().unwrap_or_else(|| self.session().reason());
+        let reason = self.loss();
         tracing::warn!(token = self.token, ?reason, "lock lost");
         self.signal.cancel();
     }
@@ -168,11 +170,15 @@ async fn watch(context: Arc<Context>, hold: Arc<Hold>) {
                     backoff = context.backoff(session.granted);
                     continue;
                 }
+                // With the session everything goes; then its own reason counts.
+                Some(Ok(_)) if !live.is_live(context.clock.now()) => return,
                 Some(Ok(_)) => {
-                    live.forget(attempt.id);
                     // It may have gone with the whole session: find out now, not at the next turn.
                     live.ask();
-                    return hold.lose(&context, LossReason::Evicted);
+                    if live.forget(attempt.id).is_some() {
+                        hold.lose(&context, LossReason::Evicted);
+                    }
+                    return;
                 }
                 _ => {}
             }

@@ -80,7 +80,9 @@ impl Seek<'_> {
     async fn run(&self) -> Result<Option<Arc<Hold>>> {
         let context = &self.engine.context;
         loop {
-            let session = self.engine.sessions.current(context, |error| self.failed(error)).await?;
+            let patient = !context.options.fail_fast;
+            let failed = |error| self.failed(error);
+            let session = self.engine.sessions.current(context, patient, failed).await?;
             match self.pass(&session).await? {
                 Pass::Granted(hold) => return Ok(Some(hold)),
                 Pass::Refused => return Ok(None),
@@ -147,6 +149,7 @@ impl Seek<'_> {
                     });
                     place.wait_for(blockers);
                     tokio::select! {
+                        biased;
                         changed = context.backend.changed(&live.session, &attempt, &entry, &turn) => {
                             if changed.is_err() {
                                 context.pause(&mut backoff).await;

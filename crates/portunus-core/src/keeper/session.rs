@@ -1,6 +1,6 @@
 //! A session while it lives: renewed by the keeper, ended once and for ever at its deadline.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(crate) struct LiveSession {
     resumed: Notify,
     asked: Notify,
     confirmed: watch::Sender<Moment>,
-    held: Mutex<HashMap<AttemptId, Arc<Hold>>>,
+    held: Mutex<BTreeMap<AttemptId, Arc<Hold>>>,
     /// Attempts that have not ended; a retired session closes when there are none.
     users: AtomicUsize,
     doubts: AtomicUsize,
@@ -294,7 +294,7 @@ impl LiveSession {
         self.deadline().unwrap_or_default()
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<AttemptId, Arc<Hold>>> {
+    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<AttemptId, Arc<Hold>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

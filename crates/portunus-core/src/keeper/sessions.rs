@@ -33,10 +33,11 @@ impl Sessions {
     }
 
     /// Returns a session that new attempts may use; opens one if there is none. A failure that may
-    /// pass is told to `failed` and the opening tried again.
+    /// pass is told to `failed`, and the opening is tried again if the caller is `patient`.
     pub(crate) async fn current(
         self: &Arc<Self>,
         context: &Arc<Context>,
+        patient: bool,
         failed: impl Fn(Error),
     ) -> Result<Arc<LiveSession>> {
         let mut backoff = context.backoff(context.options.ttl);
@@ -55,7 +56,7 @@ impl Sessions {
                 sessions.open(&shared).await
             });
             match opening.await {
-                Ok(Err(error)) if error.is_retryable() => failed(error),
+                Ok(Err(error)) if patient && error.is_retryable() => failed(error),
                 Ok(opened) => return opened,
                 Err(_) => return Err(context.error(ErrorKind::Unavailable, "session")),
             }

@@ -3,7 +3,7 @@
 //! The store's wake-ups are trusted for speed, never for liveness. While a lock has local waiters,
 //! one listing each min(TTL, 10 s) decides for all of them whether they have to look again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -18,7 +18,7 @@ use crate::name::LockName;
 pub(crate) struct LockState {
     pub(crate) name: LockName,
     highest: Mutex<u64>,
-    waiters: Mutex<HashMap<AttemptId, Waiter>>,
+    waiters: Mutex<BTreeMap<AttemptId, Waiter>>,
 }
 
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl LockState {
         WaiterPlace { lock: Arc::clone(self), attempt, nudge }
     }
 
-    fn waiters(&self) -> MutexGuard<'_, HashMap<AttemptId, Waiter>> {
+    fn waiters(&self) -> MutexGuard<'_, BTreeMap<AttemptId, Waiter>> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,0 +1,85 @@
+//! The author of a backend outside this workspace proves it with the suite.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use portunus_testkit::conformance::GROUPS;
+
+#[test]
+fn a_backend_from_outside_the_workspace_runs_the_suite() {
+    let kit = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let workspace = kit.ancestors().nth(2).unwrap();
+    let author = Author::new(&PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("outside"));
+    author.write("Cargo.toml", &manifest(kit));
+    author.write("src/lib.rs", BACKEND);
+    author.write("tests/conformance.rs", TESTS);
+    author.write("Cargo.lock", &std::fs::read_to_string(workspace.join("Cargo.lock")).unwrap());
+
+    let (ok, output) = author.cargo_test(&[]);
+    let expected: usize = GROUPS.iter().map(|group| group.behaviours.len()).sum();
+    assert!(ok && output.contains(&format!("test result: ok. {expected} passed")), "{output}");
+    let (ok, output) = author.cargo_test(&["--features", "forgetful", "--", LATE_CREATE]);
+    assert!(
+        !ok && output.contains("it came back to life"),
+        "the suite took a bad backend: {output}"
+    );
+}
+
+/// A crate of somebody else's, in a directory of its own.
+struct Author {
+    home: PathBuf,
+}
+
+impl Author {
+    fn new(home: &Path) -> Self {
+        Self { home: home.to_owned() }
+    }
+
+    /// Writes only what changed, so that a second run builds nothing.
+    fn write(&self, path: &str, text: &str) {
+        let path = self.home.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if std::fs::read_to_string(&path).ok().as_deref() != Some(text) {
+            std::fs::write(path, text).unwrap();
+        }
+    }
+
+    /// Runs its tests; whether they passed, and what they printed.
+    fn cargo_test(&self, options: &[&str]) -> (bool, String) {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["test", "--offline", "--quiet", "--test", "conformance"]).args(options);
+        // Inside the workspace's target directory, so that `cargo clean` finds it.
+        cargo.current_dir(&self.home).env("CARGO_TARGET_DIR", self.home.join("target"));
+        cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        let output = cargo.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn manifest(kit: &Path) -> String {
+    let core = kit.parent().unwrap().join("portunus-core");
+    format!(
+        r#"[package]
+name = "outside"
+version = "0.1.0"
+edition = "2024"
+
+[features]
+forgetful = []
+
+[dependencies]
+portunus-core = {{ path = {core:?} }}
+
+[dev-dependencies]
+portunus-testkit = {{ path = {kit:?} }}
+
+[workspace]
+"#
+    )
+}
+
+/// What `--features forgetful` breaks.
+const LATE_CREATE: &str = "cancellation::a_create_that_arrives_after_leave_has_no_effect";
+const BACKEND: &str = include_str!("outside/backend.rs");
+const TESTS: &str = include_str!("outside/conformance.rs");
