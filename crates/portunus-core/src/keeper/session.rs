@@ -38,9 +38,15 @@ pub(crate) struct LiveSession {
 
 impl LiveSession {
     /// Takes over a session that was asked for at `sent`, and renews it from now on.
-    pub(crate) fn start(context: &Arc<Context>, session: Session, sent: Moment) -> Arc<Self> {
+    pub(crate) fn start(context: &Arc<Context>, mut session: Session, sent: Moment) -> Arc<Self> {
+        // The store's pace is for its whole validity; what the lock's delay leaves may be shorter.
+        let worth = worth(context, &session);
+        if !context.options.lock_delay.is_zero() {
+            session.renew_every = session.renew_every.min(worth / 3);
+            session.request_timeout = session.request_timeout.min(worth / 6);
+        }
         let live = Arc::new(Self {
-            deadline: DeadlineCell::new(sent.after(worth(context, &session)).nanos()),
+            deadline: DeadlineCell::new(sent.after(worth).nanos()),
             session,
             reason: OnceLock::new(),
             suspended: AtomicBool::new(false),
