@@ -48,7 +48,7 @@ fn etcd() -> Capabilities {
 
     let mut url = portunus::backend::StoreUrl::parse("etcd://localhost").expect("a URL");
     let config = EtcdConfig::from_url(&mut url).expect("a configuration");
-    Etcd::new(&config).expect("a backend").capabilities()
+    Etcd::new(config).expect("a backend").capabilities()
 }
 
 /// Only what a user can meet: shared holds and permits have no API yet.
