@@ -56,6 +56,10 @@ pub(crate) fn attempt(name: &LockName, try_only: bool) -> Attempt {
         mode: Mode::Exclusive,
         try_only,
         value: String::new(),
-        holder: Arc::new(Holder { host: "testkit".into(), pid: std::process::id(), app: "".into() }),
+        holder: Arc::new(Holder {
+            host: "testkit".into(),
+            pid: std::process::id(),
+            app: "".into(),
+        }),
     }
 }

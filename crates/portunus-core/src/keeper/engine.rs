@@ -104,7 +104,8 @@ impl Engine {
         let _waiting = self.waiting(lock)?;
         let seek = seek::acquire(Arc::clone(self), Arc::clone(lock), mode, wait);
         // The grant is released if nobody takes it out of the answer.
-        let found = context.threads.run(async { seek.await.map(|hold| hold.map(Some).map(Granted)) }).await;
+        let found =
+            context.threads.run(async { seek.await.map(|hold| hold.map(Some).map(Granted)) }).await;
         let found = found.unwrap_or_else(|| Err(self.closed("acquire")))?;
         Ok(found.and_then(Granted::take))
     }

@@ -22,8 +22,26 @@ macro_rules! __naming {
 /// Case, Unicode form, spaces and control characters tell names apart.
 pub async fn names_are_compared_byte_by_byte(stage: &Stage) {
     let names = [
-        "lock", "Lock", "LOCK", "lock ", " lock", "lock\n", "lock\t", "lock\u{7f}", "ß", "ss", "é",
-        "e\u{301}", "ﬁ", "fi", "🔒", "замок", "锁", "\u{200b}lock", "K", "\u{212a}",
+        "lock",
+        "Lock",
+        "LOCK",
+        "lock ",
+        " lock",
+        "lock\n",
+        "lock\t",
+        "lock\u{7f}",
+        "ß",
+        "ss",
+        "é",
+        "e\u{301}",
+        "ﬁ",
+        "fi",
+        "🔒",
+        "замок",
+        "锁",
+        "\u{200b}lock",
+        "K",
+        "\u{212a}",
     ];
     let names = names.map(|name| stage.name(name));
     hold_all_at_once(stage, &names).await;
@@ -32,8 +50,29 @@ pub async fn names_are_compared_byte_by_byte(stage: &Stage) {
 /// Separators, escapes, wildcards and dots are part of a name like any other character.
 pub async fn names_that_a_store_could_confuse_never_meet(stage: &Stage) {
     let names = [
-        "a", "a/", "a/b", "a//b", "a/b/", "/a", "a%2Fb", "a%2fb", "a%252Fb", "a\\b", "a:b", "a.b",
-        "a/../a", "a/.", "a*", "a?", "a_", "a%", "a'", "a\"", "{a}", "a-0000000001", "a-lock-0",
+        "a",
+        "a/",
+        "a/b",
+        "a//b",
+        "a/b/",
+        "/a",
+        "a%2Fb",
+        "a%2fb",
+        "a%252Fb",
+        "a\\b",
+        "a:b",
+        "a.b",
+        "a/../a",
+        "a/.",
+        "a*",
+        "a?",
+        "a_",
+        "a%",
+        "a'",
+        "a\"",
+        "{a}",
+        "a-0000000001",
+        "a-lock-0",
     ];
     let mut names = Vec::from(names.map(|name| stage.name(name)));
     // As a whole name, beside one that is their parent.
@@ -52,7 +91,8 @@ pub async fn names_may_have_512_bytes(stage: &Stage) {
         stage.name(&format!("{filler}{letters}{last}"))
     };
     // A store that escapes them makes three bytes of each of the second and third kind.
-    let names = [of("x", "y"), of("x", "z"), of("/", "y"), of("/", "z"), of("ü", "y"), of("ü", "z")];
+    let names =
+        [of("x", "y"), of("x", "z"), of("/", "y"), of("/", "z"), of("ü", "y"), of("ü", "z")];
     assert!(names.iter().all(|name| name.as_str().len() == LockName::MAX_BYTES));
     hold_all_at_once(stage, &names).await;
 }
@@ -61,10 +101,8 @@ pub async fn names_may_have_512_bytes(stage: &Stage) {
 pub async fn bad_names_are_refused(stage: &Stage) {
     let manager = stage.manager().await;
     for name in ["", "a\0b", &"x".repeat(513), &"ü".repeat(257)] {
-        for error in [
-            manager.lock(name).unwrap_err(),
-            manager.contenders(name).await.unwrap_err(),
-        ] {
+        for error in [manager.lock(name).unwrap_err(), manager.contenders(name).await.unwrap_err()]
+        {
             assert_eq!(error.kind(), ErrorKind::Invalid);
             assert!(error.to_string().contains("accepted are 1 to 512 bytes"), "{error}");
         }
@@ -92,7 +130,11 @@ async fn hold_all_at_once(stage: &Stage, names: &[LockName]) {
         // Without a prefix, whoever else uses the store is listed too.
         listed.retain(|name| expected.contains(name));
         listed.sort();
-        assert_eq!(listed, expected.iter().filter(begins).cloned().collect::<Vec<_>>(), "under {prefix:?}");
+        assert_eq!(
+            listed,
+            expected.iter().filter(begins).cloned().collect::<Vec<_>>(),
+            "under {prefix:?}"
+        );
     }
     for guard in guards {
         assert!(guard.is_held());

@@ -49,12 +49,14 @@ impl Stage {
 
     /// Fails when something is left in the store of what was made on this stage.
     pub async fn audit(self) {
-        for client in std::mem::take(&mut *held(&self.raw)) {
+        let raw = std::mem::take(&mut *held(&self.raw));
+        for client in raw {
             client.backend.pass_on();
             let closed = client.backend.close_session(&client.session);
             within(PATIENCE, "the session closes", closed).await.unwrap();
         }
-        for name in std::mem::take(&mut *held(&self.names)) {
+        let names = std::mem::take(&mut *held(&self.names));
+        for name in names {
             self.standing(&name, 0).await;
         }
         let sessions = held(&self.opened).clone();
