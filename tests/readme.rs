@@ -92,8 +92,8 @@ fn strength(strength: TokenStrength) -> &'static str {
 fn span(span: Duration) -> String {
     let millis = span.as_millis();
     let (count, unit) = match millis {
-        _ if millis % 3_600_000 == 0 => (millis / 3_600_000, "h"),
-        _ if millis % 1000 == 0 => (millis / 1000, "s"),
+        _ if millis.is_multiple_of(3_600_000) => (millis / 3_600_000, "h"),
+        _ if millis.is_multiple_of(1000) => (millis / 1000, "s"),
         _ => (millis, "ms"),
     };
     format!("{count} {unit}")

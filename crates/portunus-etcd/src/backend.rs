@@ -4,23 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{
-    Compare, CompareOp, ConnectOptions, GetOptions, LeaseGrantOptions, PutOptions, Txn, TxnOp,
-};
+use etcd_client::{Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp};
 use futures_util::future::try_join;
 use portunus_core::backend::{
-    Attempt, Capabilities, Entered, EntryId, Left, LockBackend, Mode, Renewal, Session, SessionId,
-    TokenStrength, Turn,
+    Attempt, Capabilities, Entered, EntryId, Left, LockBackend, LockObserver, Mode, Renewal,
+    Session, SessionId, TokenStrength, Turn,
 };
 use portunus_core::error::{Error, ErrorKind, Result};
-use portunus_core::token::Incarnation;
 
 use crate::config::EtcdConfig;
 use crate::endpoints::Endpoints;
 use crate::error::{Effect, STORE};
-use crate::layout::Keys;
+use crate::layout::{Keys, is_by, text, value};
 use crate::queue::Queue;
 use crate::renew::Renewals;
+use crate::slots::Slots;
 use crate::store::{Answer, Store, created_at, malformed, newest, revision};
 use crate::table::Wake;
 use crate::watch::Watches;
@@ -32,6 +30,7 @@ pub struct Etcd {
     pub(crate) store: Arc<Store>,
     renewals: Renewals,
     watches: Watches,
+    slots: Slots,
 }
 
 impl Etcd {
@@ -56,53 +55,8 @@ impl Etcd {
             store: Arc::new(Store::new(Arc::clone(&requests))),
             renewals: Renewals::new(endpoints()),
             watches: Watches::new(requests),
+            slots: Slots::default(),
         })
-    }
-
-    /// Asks which life of the store this is; marks a new one.
-    pub(crate) async fn incarnation(&self, operation: &'static str) -> Result<Incarnation> {
-        let key = self.keys.incarnation();
-        let get = || TxnOp::get(&*key, None);
-        // Only read where it is there: a store that is full answers reads. Where an answer comes
-        // from the past, the write decides.
-        let read = self.store.try_txn(Effect::Read, Txn::new().and_then([get()])).await;
-        let read = read.map_err(|fault| fault.into_error(operation, Some(&key)))?;
-        let read = read.ok().map(|mut answer| Ok((answer.kvs()?, answer.cluster))).transpose()?;
-        let (kvs, cluster) = match read {
-            Some((kvs, cluster)) if !kvs.is_empty() => (kvs, cluster),
-            _ => {
-                let fresh = format!("{:032x}", rand::random::<u128>());
-                let txn = Txn::new()
-                    .when([created_at(&key, 0)])
-                    .and_then([TxnOp::put(&*key, fresh, None), get()])
-                    .or_else([get(), get()]);
-                let mut answer = self.store.txn(operation, Some(&key), Effect::Write, txn).await?;
-                answer.skip();
-                (answer.kvs()?, answer.cluster)
-            }
-        };
-        let id = kvs.first().and_then(|kv| std::str::from_utf8(kv.value()).ok());
-        let id = id.filter(|id| id.len() == 32).and_then(|id| u128::from_str_radix(id, 16).ok());
-        let id = id.ok_or_else(|| {
-            Error::new(ErrorKind::Conflict, STORE, operation)
-                .with_key(&*key)
-                .with_detail("this key holds something else; accepted are 32 digits of hex")
-        })?;
-        let mut bytes = cluster.to_be_bytes().to_vec();
-        bytes.extend(id.to_be_bytes());
-        Incarnation::new(bytes)
-    }
-
-    async fn grant(&self, seconds: i64) -> Result<(i64, i64)> {
-        // With an id of our own choice: one that is granted twice is refused, not shared.
-        let lease = rand::random_range(1..=i64::MAX);
-        let granted = self.store.endpoints.run(Effect::Write, |client| {
-            let (mut leases, options) =
-                (client.lease_client(), LeaseGrantOptions::new().with_id(lease));
-            async move { leases.grant(seconds, Some(options)).await }
-        });
-        let granted = granted.await.map_err(|fault| fault.into_error("open_session", None))?;
-        Ok((lease, granted.ttl()))
     }
 
     /// How many of the newest entries an exclusive attempt needs to know; 0 for all.
@@ -172,6 +126,7 @@ impl LockBackend for Etcd {
 
     async fn close_session(&self, session: &Session) -> Result<()> {
         let lease = lease(session)?;
+        self.slots.close(session.id);
         let revoked = self.store.endpoints.run(Effect::Write, |client| {
             let mut leases = client.lease_client();
             async move { leases.revoke(lease).await }
@@ -186,18 +141,18 @@ impl LockBackend for Etcd {
 
     async fn enter(&self, session: &Session, attempt: &Attempt) -> Result<Entered> {
         let prefix = self.keys.queue(&attempt.name)?;
-        let own: Arc<str> = self.keys.entry(session.id, attempt)?.into();
+        let (slot, first) = self.slots.enter(session.id, attempt);
+        let own: Arc<str> = self.keys.entry(session.id, &attempt.name, slot)?.into();
         let ended = self.keys.tombstone(session.id, attempt.id);
         let queue = Queue::new(&self.keys, &attempt.name, &prefix);
         let name = Some(attempt.name.as_str());
         let lease = PutOptions::new().with_lease(lease(session)?);
-        let record = attempt.record().to_json();
+        let record = value(attempt.id, &attempt.record());
         let enter_if = |free: Option<Compare>| {
             let mut when = vec![created_at(&own, 0), created_at(&ended, 0)];
             when.extend(free);
             let keys_only = || Some(GetOptions::new().with_keys_only());
-            let mut otherwise =
-                vec![TxnOp::get(&*own, keys_only()), TxnOp::get(&*ended, keys_only())];
+            let mut otherwise = vec![TxnOp::get(&*own, None), TxnOp::get(&*ended, keys_only())];
             if attempt.try_only {
                 otherwise.push(newest(&prefix, self.limit(Mode::Exclusive, 1), 0));
             }
@@ -226,6 +181,11 @@ impl LockBackend for Etcd {
             return queued(answer);
         }
         if let Some(kv) = answer.kvs()?.first() {
+            if !is_by(attempt.id, kv) {
+                self.slots.end(session.id, attempt, false);
+                return Err(error(ErrorKind::Unavailable, "enter", attempt)
+                    .with_detail("the key is in use; the next one is tried; nothing is left"));
+            }
             // An earlier request of this attempt arrived.
             let position = revision(kv.create_revision())?;
             let entry = EntryId { key: Arc::clone(&own), position };
@@ -240,6 +200,9 @@ impl LockBackend for Etcd {
             return Err(malformed("the own entry is neither there nor absent"));
         }
         if queue.is_taken(&answer.kvs()?)? {
+            if first {
+                self.slots.end(session.id, attempt, true);
+            }
             return Ok(Entered::Refused);
         }
         // Only entries of locks below this one's name: enter if none was added since.
@@ -312,32 +275,56 @@ impl LockBackend for Etcd {
     }
 
     async fn leave(&self, session: &Session, attempt: &Attempt, in_doubt: bool) -> Result<Left> {
-        let own = self.keys.entry(session.id, attempt)?;
         let name = Some(attempt.name.as_str());
-        let delete = || TxnOp::delete(&*own, None);
-        let mut operations = vec![delete()];
+        let slot = self.slots.leave(attempt.id);
+        // Of an attempt that this backend does not know, or no longer, the store may still know.
+        let own = match slot {
+            Some((slot, _)) => self.keys.entry(session.id, &attempt.name, slot)?,
+            None => self.keys.entries(session.id, &attempt.name)?,
+        };
+        let remove = || match slot {
+            Some(_) => TxnOp::delete(&*own, None),
+            None => newest(&own, 0, 0),
+        };
+        let mut operations = vec![remove()];
         if in_doubt {
             let ended = self.keys.tombstone(session.id, attempt.id);
             let lease = PutOptions::new().with_lease(lease(session)?);
             operations.push(TxnOp::put(ended, "", Some(lease)));
         }
         let txn = Txn::new().and_then(operations);
-        match self.store.try_txn(Effect::Write, txn).await {
-            Ok(answer) => {
-                let mut answer = answer.map_err(|disorder| disorder.into_error("leave", name))?;
-                Ok(if answer.deleted()? { Left::Removed } else { Left::Absent })
-            }
+        let mut answer = match self.store.try_txn(Effect::Write, txn).await {
+            Ok(answer) => answer.map_err(|disorder| disorder.into_error("leave", name))?,
             // The lease is gone, and every entry with it; nothing can be put under it any more.
-            Err(fault) if fault.verdict.kind == ErrorKind::Lost => Ok(Left::Absent),
+            Err(fault) if fault.verdict.kind == ErrorKind::Lost => {
+                self.slots.end(session.id, attempt, false);
+                return Ok(Left::Absent);
+            }
             Err(fault) => {
-                if in_doubt && fault.is_no_space() {
+                if in_doubt && slot.is_some() && fault.is_no_space() {
                     // A full store still deletes: others need not wait until there is space.
-                    let txn = Txn::new().and_then([delete()]);
+                    let txn = Txn::new().and_then([remove()]);
                     let _ = self.store.try_txn(Effect::Write, txn).await;
                 }
-                Err(fault.into_error("leave", name))
+                return Err(fault.into_error("leave", name));
             }
-        }
+        };
+        let removed = match slot {
+            Some((_, clean)) => {
+                let removed = answer.deleted()?;
+                self.slots.end(session.id, attempt, clean && !in_doubt);
+                removed
+            }
+            None => match answer.kvs()?.iter().find(|kv| is_by(attempt.id, kv)) {
+                Some(kv) => {
+                    let position = revision(kv.create_revision())?;
+                    let entry = EntryId { key: text(kv.key()), position };
+                    self.evict(&attempt.name, &entry).await?
+                }
+                None => false,
+            },
+        };
+        Ok(if removed { Left::Removed } else { Left::Absent })
     }
 
     async fn convert(&self, _: &Session, attempt: &Attempt, _: &EntryId) -> Result<()> {
@@ -349,10 +336,10 @@ impl LockBackend for Etcd {
         session: &Session,
         attempt: &Attempt,
         entry: &EntryId,
-        value: &str,
+        text: &str,
     ) -> Result<()> {
         let mut record = attempt.record();
-        value.clone_into(&mut record.value);
+        text.clone_into(&mut record.value);
         let lease = PutOptions::new().with_lease(lease(session)?);
         let txn = Txn::new().when([created_at(&entry.key, entry.position)]).and_then([TxnOp::put(
             &*entry.key,

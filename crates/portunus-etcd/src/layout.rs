@@ -1,7 +1,7 @@
 //! Where things are kept: keys, and reading them back.
 
 use etcd_client::KeyValue;
-use portunus_core::backend::{Attempt, AttemptId, SessionId};
+use portunus_core::backend::{AttemptId, Record, SessionId};
 use portunus_core::error::{Error, ErrorKind, Result};
 use portunus_core::name::LockName;
 
@@ -10,10 +10,10 @@ use crate::error::STORE;
 /// How the names of locks become keys.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Layout {
-    /// `<namespace>/<escaped name>/<lease>-<attempt>`: no two names ever meet.
+    /// `<namespace>/<escaped name>/<lease>-<number>`: no two names ever meet.
     #[default]
     Portunus,
-    /// `<name>/<lease>-<attempt>`, the name as it is: excludes `etcdctl lock`, Go's
+    /// `<name>/<lease>-<number>`, the name as it is: excludes `etcdctl lock`, Go's
     /// `concurrency.Mutex` and `v3lock` from the same name, and is excluded by them. For those
     /// clients a name also waits for the names below it (`a` for `a/b`); for ours it does not.
     Verbatim,
@@ -61,9 +61,14 @@ impl Keys {
         }
     }
 
-    /// Returns the key of an attempt's entry.
-    pub(crate) fn entry(&self, session: SessionId, attempt: &Attempt) -> Result<String> {
-        Ok(format!("{}{session}-{}", self.queue(&attempt.name)?, attempt.id))
+    /// Returns the key of a session's entry with this number.
+    pub(crate) fn entry(&self, session: SessionId, name: &LockName, slot: u32) -> Result<String> {
+        Ok(format!("{}{slot}", self.entries(session, name)?))
+    }
+
+    /// Returns what the keys of a session's entries begin with.
+    pub(crate) fn entries(&self, session: SessionId, name: &LockName) -> Result<String> {
+        Ok(format!("{}{session}-", self.queue(name)?))
     }
 
     /// Returns the key whose presence says that the attempt was withdrawn.
@@ -129,6 +134,22 @@ impl Keys {
     }
 }
 
+/// Writes the value of an attempt's entry: the record, and whose it is.
+pub(crate) fn value(attempt: AttemptId, record: &Record) -> String {
+    let mut json = record.to_json();
+    json.truncate(json.len() - 1);
+    json + &mark(attempt)
+}
+
+/// Whether this attempt wrote `kv`. The mark holds quotes that are nowhere else unescaped.
+pub(crate) fn is_by(attempt: AttemptId, kv: &KeyValue) -> bool {
+    kv.value().ends_with(mark(attempt).as_bytes())
+}
+
+fn mark(attempt: AttemptId) -> String {
+    format!(",\"attempt\":\"{attempt}\"}}")
+}
+
 /// The end of the range of all keys that begin with `prefix`.
 pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
@@ -158,18 +179,17 @@ const RESERVED: &str = ".portunus/";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portunus_core::backend::{Holder, Mode};
-    use std::sync::Arc;
 
-    fn attempt(name: &str) -> Attempt {
-        Attempt {
-            id: AttemptId(0xab),
-            name: LockName::new(name).unwrap(),
-            mode: Mode::Exclusive,
-            try_only: false,
-            value: String::new(),
-            holder: Arc::new(Holder::default()),
-        }
+    fn name(name: &str) -> LockName {
+        LockName::new(name).unwrap()
+    }
+
+    #[test]
+    fn the_value_is_a_record_that_says_whose_it_is() {
+        let record = Record { value: "\"attempt\"".into(), ..Record::default() };
+        let json = value(AttemptId(0xab), &record);
+        assert!(json.ends_with(r#","attempt":"000000000000000000000000000000ab"}"#), "{json}");
+        assert_eq!(Record::read(json.as_bytes()), record);
     }
 
     #[test]
@@ -177,22 +197,22 @@ mod tests {
         let session = SessionId(0x1f);
         let id = "000000000000000000000000000000ab";
         let ours = Keys::new(Layout::Portunus, None);
-        let entry = ours.entry(session, &attempt("a/b")).unwrap();
-        assert_eq!(entry, format!("portunus/a%2Fb/1f-{id}"));
+        let entry = ours.entry(session, &name("a/b"), 3).unwrap();
+        assert_eq!(entry, "portunus/a%2Fb/1f-3");
         assert_eq!(ours.name_of(entry.as_bytes()), Some(LockName::new("a/b").unwrap()));
         assert_eq!(ours.tombstone(session, AttemptId(0xab)), format!("portunus/.ended/1f/{id}"));
         assert_eq!(ours.name_of(ours.tombstone(session, AttemptId(1)).as_bytes()), None);
         assert_eq!(ours.name_of(ours.incarnation().as_bytes()), None);
 
         let plain = Keys::new(Layout::Verbatim, None);
-        assert_eq!(plain.entry(session, &attempt("a/b")).unwrap(), format!("a/b/1f-{id}"));
+        assert_eq!(plain.entry(session, &name("a/b"), 3).unwrap(), "a/b/1f-3");
         assert_eq!(plain.tombstone(session, AttemptId(0xab)), format!(".portunus/ended/1f/{id}"));
         assert_eq!(plain.name_of(b"a/b/1f"), Some(LockName::new("a/b").unwrap()));
         assert_eq!(plain.name_of(plain.tombstone(session, AttemptId(1)).as_bytes()), None);
         let error = plain.queue(&LockName::new(".portunus/x").unwrap()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
         let spaced = Keys::new(Layout::Verbatim, Some("ns"));
-        assert_eq!(spaced.entry(session, &attempt("a")).unwrap(), format!("ns/a/1f-{id}"));
+        assert_eq!(spaced.entry(session, &name("a"), 0).unwrap(), "ns/a/1f-0");
     }
 
     #[test]

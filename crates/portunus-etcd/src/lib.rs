@@ -9,6 +9,8 @@ mod observer;
 mod probe;
 mod queue;
 mod renew;
+mod session;
+mod slots;
 mod store;
 mod table;
 mod watch;

@@ -46,13 +46,16 @@ impl Watches {
         as_of: u64,
         puts: bool,
     ) -> Wake {
-        let (id, woken) = {
+        let (id, woken, stream) = {
             let mut state = self.0.state();
             let (id, woken, order) = state.table.register(prefix, keys, as_of, puts);
-            state.send(order, &self.0);
-            (id, woken)
+            (id, woken, order.and_then(|order| state.send(order, &self.0)))
         };
         let _registered = Registered { hub: &self.0, id };
+        if let Some((end, orders)) = stream {
+            // With the state unlocked: a runtime that shuts down drops the task at once.
+            tokio::spawn(run(Arc::clone(&self.0.endpoints), end, orders));
+        }
         woken.await.unwrap_or(Wake::Stale)
     }
 
@@ -90,18 +93,19 @@ impl Hub {
 }
 
 impl State {
-    /// Passes the order on, to a new stream if there is none.
-    fn send(&mut self, order: Option<Order>, hub: &Arc<Hub>) {
-        let Some(order) = order else { return };
+    /// Passes the order on; returns what a new stream needs if there is none.
+    fn send(&mut self, order: Order, hub: &Arc<Hub>) -> Option<(End, UnboundedReceiver<Order>)> {
+        let mut stream = None;
         let orders = self.orders.get_or_insert_with(|| {
             let (orders, received) = unbounded_channel();
             self.generation += 1;
             let end = End { hub: Arc::downgrade(hub), generation: self.generation };
-            tokio::spawn(run(Arc::clone(&hub.endpoints), end, received));
+            stream = Some((end, received));
             orders
         });
         // A stream that is just ending clears the table, and so wakes this waiter as well.
         let _ = orders.send(order);
+        stream
     }
 }
 

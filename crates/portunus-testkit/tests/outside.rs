@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fs, io};
 
 use portunus_testkit::conformance::GROUPS;
 
@@ -10,15 +11,16 @@ fn a_backend_from_outside_the_workspace_runs_the_suite() {
     let kit = Path::new(env!("CARGO_MANIFEST_DIR"));
     let workspace = kit.ancestors().nth(2).unwrap();
     let author = Author::new(&PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("outside"));
-    author.write("Cargo.toml", &manifest(kit));
-    author.write("src/lib.rs", BACKEND);
-    author.write("tests/conformance.rs", TESTS);
-    author.write("Cargo.lock", &std::fs::read_to_string(workspace.join("Cargo.lock")).unwrap());
+    author.write("Cargo.toml", &manifest(kit)).unwrap();
+    author.write("src/lib.rs", BACKEND).unwrap();
+    author.write("tests/conformance.rs", TESTS).unwrap();
+    let locked = fs::read_to_string(workspace.join("Cargo.lock")).unwrap();
+    author.write("Cargo.lock", &locked).unwrap();
 
-    let (ok, output) = author.cargo_test(&[]);
+    let (ok, output) = author.cargo_test(&[]).unwrap();
     let expected: usize = GROUPS.iter().map(|group| group.behaviours.len()).sum();
     assert!(ok && output.contains(&format!("test result: ok. {expected} passed")), "{output}");
-    let (ok, output) = author.cargo_test(&["--features", "forgetful", "--", LATE_CREATE]);
+    let (ok, output) = author.cargo_test(&["--features", "forgetful", "--", LATE_CREATE]).unwrap();
     assert!(
         !ok && output.contains("it came back to life"),
         "the suite took a bad backend: {output}"
@@ -36,29 +38,30 @@ impl Author {
     }
 
     /// Writes only what changed, so that a second run builds nothing.
-    fn write(&self, path: &str, text: &str) {
+    fn write(&self, path: &str, text: &str) -> io::Result<()> {
         let path = self.home.join(path);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        if std::fs::read_to_string(&path).ok().as_deref() != Some(text) {
-            std::fs::write(path, text).unwrap();
+        if fs::read_to_string(&path).is_ok_and(|before| before == text) {
+            return Ok(());
         }
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::write(path, text)
     }
 
     /// Runs its tests; whether they passed, and what they printed.
-    fn cargo_test(&self, options: &[&str]) -> (bool, String) {
+    fn cargo_test(&self, options: &[&str]) -> io::Result<(bool, String)> {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["test", "--offline", "--quiet", "--test", "conformance"]).args(options);
         // Inside the workspace's target directory, so that `cargo clean` finds it.
         cargo.current_dir(&self.home).env("CARGO_TARGET_DIR", self.home.join("target"));
         cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-        let output = cargo.output().unwrap();
+        let output = cargo.output()?;
         let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
     }
 }
 
 fn manifest(kit: &Path) -> String {
-    let core = kit.parent().unwrap().join("portunus-core");
+    let core = kit.join("../portunus-core");
     format!(
         r#"[package]
 name = "outside"

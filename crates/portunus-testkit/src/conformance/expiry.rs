@@ -23,6 +23,7 @@ macro_rules! __expiry {
         a_dropped_manager_frees_its_locks
         a_crashed_holder_is_freed_in_time
         a_loss_is_shown_before_the_next_grant
+        a_renewal_counts_from_before_it_was_sent
         a_late_renewal_revives_nothing
         a_blocked_keeper_still_shows_the_loss
         a_suspended_holder_recovers
@@ -198,6 +199,30 @@ pub async fn a_loss_is_shown_before_the_next_grant(stage: &Stage) {
         let reason = within(Duration::from_secs(1), "the loss is told", guard.lost()).await;
         assert_eq!(reason, LossReason::Expired);
     }
+}
+
+/// What a renewal is worth counts from before it was sent, not from its answer: one that was
+/// answered late is followed by no time in which two believe to hold.
+pub async fn a_renewal_counts_from_before_it_was_sent(stage: &Stage) {
+    let name = stage.name("lock");
+    let backend = stage.backend().await;
+    let manager = stage.builder(&backend).ttl(stage.ttl()).open().await.unwrap();
+    let guard = manager.lock(&name).unwrap().acquire().await.unwrap();
+    let lock = stage.manager().await.lock(&name).unwrap();
+    let next = tokio::spawn(async move {
+        let next = lock.acquire().await.unwrap();
+        (guard.is_held(), next)
+    });
+    stage.standing(&name, 2).await;
+    backend.block(Verb::Renew);
+    within(PATIENCE, "a renewal", backend.blocked()).await;
+    backend.cut();
+    let session = backend.session();
+    // The store counts from the request; the answer comes just before it would count as lost.
+    tokio::time::sleep(session.request_timeout * 4 / 5).await;
+    backend.unblock();
+    let (both, _) = within(session.granted + SLACK, "the next one holds", next).await.unwrap();
+    assert!(!both, "two believed to hold");
 }
 
 /// A lost guard stays lost when a renewal that was sent in time is confirmed after its deadline.

@@ -49,8 +49,8 @@ impl Stage {
 
     /// Fails when something is left in the store of what was made on this stage.
     pub async fn audit(self) {
-        let clients = std::mem::take(&mut *held(&self.raw));
-        for client in clients {
+        let raw = std::mem::take(&mut *held(&self.raw));
+        for client in raw {
             client.backend.pass_on();
             let closed = client.backend.close_session(&client.session);
             within(PATIENCE, "the session closes", closed).await.unwrap();

@@ -69,7 +69,7 @@ impl World {
             clock: clock.clone(),
             history: History::default(),
             cancelled: AtomicU64::new(0),
-            hasty: seed % 3 == 0,
+            hasty: seed.is_multiple_of(3),
             evicted: Mutex::default(),
         });
         let mut rng = StdRng::seed_from_u64(seed);
