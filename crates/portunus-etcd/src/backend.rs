@@ -1,5 +1,6 @@
 //! The verbs of a lock, each one transaction.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +25,8 @@ use crate::table::Wake;
 use crate::watch::Watches;
 
 /// Locks in an etcd cluster.
-#[derive(Debug)]
 pub struct Etcd {
+    config: EtcdConfig,
     pub(crate) keys: Keys,
     pub(crate) store: Arc<Store>,
     renewals: Renewals,
@@ -56,6 +57,7 @@ impl Etcd {
             renewals: Renewals::new(endpoints()),
             watches: Watches::new(requests),
             slots: Slots::default(),
+            config,
         })
     }
 
@@ -74,6 +76,17 @@ impl Etcd {
         let name = Some(attempt.name.as_str());
         let answer = self.store.txn("changed", name, Effect::Read, txn).await?;
         Ok(answer.succeeded.then_some(answer.revision))
+    }
+}
+
+/// Names the servers: errors of the engine show it.
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { config, keys, .. } = self;
+        f.debug_struct("Etcd")
+            .field("urls", &config.urls())
+            .field("keys", keys)
+            .finish_non_exhaustive()
     }
 }
 

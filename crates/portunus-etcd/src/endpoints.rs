@@ -88,11 +88,15 @@ impl Endpoints {
     }
 
     async fn connect(&self, epoch: u64) -> Result<Connection, ClientError> {
-        let count = u64::try_from(self.urls.len()).unwrap_or(1).max(1);
-        let at = usize::try_from(epoch % count).unwrap_or(0);
-        let urls = [self.urls[at].as_str()];
-        let client = Client::connect(urls, Some(self.options.clone())).await?;
+        let url = self.url(epoch);
+        let client = Client::connect([url], Some(self.options.clone())).await?;
         Ok(Connection { client, token: AtomicU64::new(0), renewing: AsyncMutex::new(()) })
+    }
+
+    /// The member of an epoch.
+    fn url(&self, epoch: u64) -> &str {
+        let count = u64::try_from(self.urls.len()).unwrap_or(1).max(1);
+        &self.urls[usize::try_from(epoch % count).unwrap_or(0)]
     }
 
     fn seat(&self) -> MutexGuard<'_, Seat> {
@@ -168,6 +172,7 @@ impl Call<'_> {
                 if !self.endpoints.seat().reached {
                     fault.hint();
                 }
+                fault.at(self.endpoints.url(self.epoch));
                 self.fail();
             }
             _ => self.answered(),

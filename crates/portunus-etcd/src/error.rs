@@ -30,12 +30,19 @@ pub(crate) struct Verdict {
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) verdict: Verdict,
+    /// The member that did not answer.
+    member: Option<String>,
     cause: Cause,
 }
 
 impl Fault {
     pub(crate) fn new(error: ClientError, effect: Effect) -> Self {
-        Self { verdict: classify(&error, effect), cause: Cause(error) }
+        Self { verdict: classify(&error, effect), member: None, cause: Cause(error) }
+    }
+
+    /// Names the member that did not answer.
+    pub(crate) fn at(&mut self, member: &str) {
+        self.member = Some(member.to_owned());
     }
 
     /// Says what to look at when no request was ever answered and connections just close: a server
@@ -60,9 +67,11 @@ impl Fault {
         if let Some(key) = key {
             error = error.with_key(key);
         }
-        match self.verdict.detail {
-            "" => error,
-            detail => error.with_detail(detail),
+        match (self.verdict.detail, self.member) {
+            ("", None) => error,
+            (detail, None) => error.with_detail(detail),
+            ("", Some(member)) => error.with_detail(format!("at {member}")),
+            (detail, Some(member)) => error.with_detail(format!("{detail} (at {member})")),
         }
     }
 }

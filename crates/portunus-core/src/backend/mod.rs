@@ -109,6 +109,8 @@ pub trait LockBackend: LockObserver {
 
 /// The view of a store for those who take no lock: tools, observers, and the engine's own check
 /// that no wake-up was missed.
+///
+/// Its `Debug` names the servers, for errors, and never shows a secret.
 #[async_trait]
 pub trait LockObserver: fmt::Debug + Send + Sync {
     /// Lists the queue of a lock in its order: one cheap request, whatever its length.

@@ -28,10 +28,11 @@ pub(crate) async fn acquire(
     wait: Wait,
 ) -> Result<Option<Arc<Hold>>> {
     let context = &engine.context;
+    let begun = context.clock.now();
     let until = match wait {
         Wait::Forever => Moment::NEVER,
         Wait::Until(moment) => moment,
-        Wait::Not => context.clock.now().after(context.options.connect_timeout),
+        Wait::Not => begun.after(context.options.connect_timeout),
     };
     let progress = Mutex::new(Progress::default());
     let seek = Seek { engine: &engine, lock: &lock, mode, wait, progress: &progress };
@@ -46,7 +47,8 @@ pub(crate) async fn acquire(
         (Some(outcome), _) => outcome,
         // The time went by behind others: that is contention, not an error.
         (None, None) if progress.queued => Ok(None),
-        (None, failure) => Err(failure.unwrap_or_else(|| context.unanswered("acquire", None))),
+        (None, Some(failure)) if failure.kind() == ErrorKind::Unconfirmed => Err(failure),
+        (None, failure) => Err(context.unanswered("acquire", until.since(begun), failure)),
     };
     outcome.map_err(|error| match error.key() {
         Some(_) => error,
