@@ -54,7 +54,7 @@ pub enum ErrorKind {
 }
 
 impl Error {
-    /// Creates an error; `store` and `operation` are words for people, such as `"etcd"` and
+    /// Creates an error; `store` and `operation` are words for people, such as `"memory"` and
     /// `"acquire"`.
     #[must_use]
     pub fn new(kind: ErrorKind, store: &'static str, operation: &'static str) -> Self {
@@ -161,13 +161,13 @@ mod tests {
     #[test]
     fn display_is_one_line_and_the_alternate_form_adds_the_chain() {
         let cause = std::io::Error::other("connection reset");
-        let error = Error::new(ErrorKind::Unconfirmed, "etcd", "acquire")
+        let error = Error::new(ErrorKind::Unconfirmed, "store", "acquire")
             .with_key("jobs/7")
             .with_detail("the entry is withdrawn in the background")
             .with_source(cause);
         assert_eq!(
             error.to_string(),
-            "etcd acquire jobs/7: outcome unknown: the entry is withdrawn in the background"
+            "store acquire jobs/7: outcome unknown: the entry is withdrawn in the background"
         );
         assert!(format!("{error:#}").ends_with("background: connection reset"));
         assert!(error.is_retryable());

@@ -11,6 +11,7 @@ use tracing::Span;
 use crate::backend::Left;
 use crate::error::{ErrorKind, Result};
 use crate::keeper::{BusyMark, Engine, Hold, LockState, Withdrawn};
+pub use crate::loss::LossReason;
 use crate::name::LockName;
 use crate::token::{FencingToken, Origin};
 
@@ -31,24 +32,6 @@ pub struct Guard {
     lock: Arc<LockState>,
     span: Span,
     _busy: BusyMark,
-}
-
-/// Why a lock is not held any more.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum LossReason {
-    /// The manager was shut down.
-    Closed,
-    /// The entry was removed from the store, for instance by an operator.
-    Evicted,
-    /// The deadline passed without a confirmed renewal.
-    Expired,
-    /// This is a forked child; the lock is the parent's.
-    Forked,
-    /// It was held for as long as the manager's `max_hold` allows.
-    MaxHold,
-    /// The store said that the session is gone.
-    SessionEnded,
 }
 
 /// What is known of a guard, without I/O.

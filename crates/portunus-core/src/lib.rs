@@ -11,6 +11,7 @@ pub mod backend;
 pub mod queue;
 
 mod chance;
+mod loss;
 #[cfg_attr(
     not(portunus_mutant),
     expect(dead_code, unreachable_pub, reason = "the faults are put in only under that flag")

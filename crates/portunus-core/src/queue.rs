@@ -19,7 +19,7 @@ pub enum Place {
 /// Decides where `me` stands among the entries of one lock, which may come in any order.
 ///
 /// - Exclusive waits for the nearest entry before it, shared for the nearest exclusive one before
-///   it: each going wakes one waiter, not all (Hunt et al., *ZooKeeper*, USENIX ATC 2010, §2.4).
+///   it: each going wakes one waiter, not all (Hunt et al., USENIX ATC 2010, §2.4).
 /// - Permits hold while fewer than `limit` stand before them. The first waiter watches all
 ///   holders; a later one watches its predecessor, which goes or, on becoming a holder, changes.
 ///

@@ -31,12 +31,21 @@ impl StoreUrl {
     /// broken escape or a repeated option. The text of the URL is never in the error.
     pub fn parse(url: &str) -> Result<Self> {
         let (scheme, rest) = url.split_once(':').ok_or_else(|| {
-            invalid("the URL has no scheme; accepted is for instance `etcd://host:2379`")
+            invalid("the URL has no scheme; accepted is `scheme://host:port`, or `scheme:path`")
         })?;
         if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(invalid("the URL's scheme is not a word"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let place = rest.strip_prefix("//");
+        let place = place.map(|place| place.split_at(place.find('/').unwrap_or(place.len())));
+        // A bare `/` or `?` in a password would make the rest of it a path or an option, to be shown.
+        if place.is_some_and(|(_, path)| path.contains('@') || query.contains('@')) {
+            return Err(invalid(
+                "an `@` follows the hosts; accepted are escapes: %40 for `@`, and in a password also \
+                 %2F for `/` and %3F for `?`",
+            ));
+        }
         let mut parsed = Self {
             scheme: scheme.to_ascii_lowercase(),
             user: None,
@@ -46,13 +55,9 @@ impl StoreUrl {
             options: parse_options(query)?,
             known: Vec::new(),
         };
-        match rest.strip_prefix("//") {
+        match place {
             None => parsed.path = decode(rest)?,
-            Some(rest) => {
-                let (authority, path) = match rest.find('/') {
-                    Some(at) => rest.split_at(at),
-                    None => (rest, ""),
-                };
+            Some((authority, path)) => {
                 parsed.path = decode(path)?;
                 parsed.set_authority(authority)?;
             }
@@ -213,8 +218,8 @@ mod tests {
     #[test]
     fn reads_every_part() {
         let mut url =
-            StoreUrl::parse("ETCD://u%40x:p%3Aw@a:2379,b:2379/x?ttl=10s&tls=true&n=3").unwrap();
-        assert_eq!(url.scheme(), "etcd");
+            StoreUrl::parse("STORE://u%40x:p%3Aw@a:2379,b:2379/x?ttl=10s&tls=true&n=3").unwrap();
+        assert_eq!(url.scheme(), "store");
         let (user, password) = url.login().unwrap();
         assert_eq!((user, password), ("u@x", "p:w"));
         assert_eq!(url.hosts(), ["a:2379", "b:2379"]);
@@ -225,7 +230,7 @@ mod tests {
         assert_eq!(url.take("ca"), None);
         assert!(!format!("{url:?}").contains("p:w"));
         url.finish().unwrap();
-        assert_eq!(StoreUrl::parse("sqlite:/tmp/a%20b").unwrap().path(), "/tmp/a b");
+        assert_eq!(StoreUrl::parse("file:/tmp/a%20b").unwrap().path(), "/tmp/a b");
         assert!(StoreUrl::parse("memory:").unwrap().hosts().is_empty());
     }
 
@@ -234,18 +239,20 @@ mod tests {
         let bad = [
             "nothing",
             "://x",
-            "etcd://user@host",
-            "etcd://a,,b",
-            "etcd://u:s3cret@a?ttl=1s&ttl=2s",
-            "etcd://u:s3cret@a?ttl",
-            "etcd://u:s3cret%ff@a",
+            "store://user@host",
+            "store://a,,b",
+            "store://u:s3cret@a?ttl=1s&ttl=2s",
+            "store://u:s3cret@a?ttl",
+            "store://u:s3cret%ff@a",
+            "store://u:1/s3cret@a",
+            "store://u:1?s3cret@a",
         ];
         for url in bad {
             let error = StoreUrl::parse(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{url}");
             assert!(!format!("{error:?}").contains("s3cret"), "{error:?}");
         }
-        let mut url = StoreUrl::parse("etcd://a?ttl=10&typo=1").unwrap();
+        let mut url = StoreUrl::parse("store://a?ttl=10&typo=1").unwrap();
         assert!(url.take_duration("ttl").unwrap_err().to_string().contains("`10s`"));
         let error = url.finish().unwrap_err().to_string();
         assert!(error.contains("`typo`") && error.contains("known are ttl"), "{error}");

@@ -1,1 +1,20 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod config;
+mod endpoints;
+mod error;
+mod layout;
+mod observer;
+mod probe;
+mod queue;
+mod renew;
+mod session;
+mod slots;
+mod store;
+mod table;
+mod watch;
+
+pub use self::backend::Etcd;
+pub use self::config::EtcdConfig;
+pub use self::layout::Layout;

@@ -1,7 +1,12 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod conformance;
+pub mod faults;
 pub mod harness;
+pub mod history;
+pub mod proxy;
 mod tap;
 
 pub use self::harness::Harness;

@@ -1,1 +1,31 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+mod connect;
+
+pub use self::connect::{builder, connect};
+pub use portunus_core::error::{Error, ErrorKind, Result};
+pub use portunus_core::guard::{Guard, LossReason, Ran, Released, Status};
+pub use portunus_core::lock::Lock;
+pub use portunus_core::manager::{LockManager, ManagerBuilder, Stats};
+pub use portunus_core::memory::Memory;
+pub use portunus_core::name::LockName;
+pub use portunus_core::token::{FencingToken, Incarnation, Origin};
+
+/// What the author of a backend needs: the traits, and the words that they are written in.
+pub mod backend {
+    pub use portunus_core::async_trait;
+    pub use portunus_core::backend::{
+        Attempt, AttemptId, BoxStream, Capabilities, Contender, Entered, Entry, EntryId, Expires,
+        Holder, Left, LockBackend, LockObserver, Mode, NamePage, Observation, Probe, Record,
+        Renewal, Session, SessionId, TokenStrength, Turn,
+    };
+    pub use portunus_core::clock::{BootClock, Clock, Moment, TokioClock};
+    pub use portunus_core::queue::{Place, turn};
+    pub use portunus_core::url::StoreUrl;
+}
+
+/// The etcd store, to be configured in code; [`connect`] does it from a URL.
+#[cfg(feature = "etcd")]
+pub mod etcd {
+    pub use portunus_etcd::{Etcd, EtcdConfig, Layout};
+}

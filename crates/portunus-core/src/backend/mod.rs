@@ -30,7 +30,7 @@ pub type BoxStream<T> = Pin<Box<dyn futures_core::Stream<Item = T> + Send>>;
 
 /// A store of locks.
 ///
-/// Written by authors of backends; users meet [`LockManager`](crate::lock::LockManager). A
+/// Written by authors of backends; users meet [`LockManager`](crate::manager::LockManager). A
 /// *session* is one manager's liveness in the store. An *attempt* is one try to get one lock: it
 /// makes at most one *entry*, and belongs to one session for ever.
 ///
@@ -109,6 +109,8 @@ pub trait LockBackend: LockObserver {
 
 /// The view of a store for those who take no lock: tools, observers, and the engine's own check
 /// that no wake-up was missed.
+///
+/// Its `Debug` names the servers, for errors, and never shows a secret.
 #[async_trait]
 pub trait LockObserver: fmt::Debug + Send + Sync {
     /// Lists the queue of a lock in its order: one cheap request, whatever its length.

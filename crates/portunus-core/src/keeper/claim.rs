@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tracing::Instrument;
 
 use super::armed::{Armed, Duty};
@@ -56,9 +57,9 @@ impl Claim {
         &self.attempt
     }
 
-    /// Withdraws the attempt in the background; `None` when that was done, or nothing was sent.
-    /// The answer only tells of the end.
-    pub(crate) fn withdraw(&self) -> Option<Begun<Withdrawn>> {
+    /// Withdraws the attempt in the background, `delay` from now; `None` when that was done, or
+    /// nothing was sent. The answer only tells of the end.
+    pub(crate) fn withdraw(&self, delay: Duration) -> Option<Begun<Withdrawn>> {
         if self.context.is_forked() {
             return None;
         }
@@ -71,14 +72,14 @@ impl Claim {
             Duty::Leave { in_doubt } => in_doubt,
         };
         let (context, session) = (Arc::clone(&self.context), Arc::clone(&self.session));
-        let reap = reap(context, session, Arc::clone(&self.attempt), in_doubt);
+        let reap = reap(context, session, Arc::clone(&self.attempt), in_doubt, delay);
         Some(self.context.threads.begin(reap))
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        drop(self.withdraw());
+        drop(self.withdraw(Duration::ZERO));
     }
 }
 
@@ -87,13 +88,20 @@ async fn reap(
     session: Arc<LiveSession>,
     attempt: Arc<Attempt>,
     in_doubt: bool,
+    delay: Duration,
 ) -> Withdrawn {
     let _busy = context.busy.mark();
     context.counters.reaping.fetch_add(1, Ordering::Relaxed);
     let span = tracing::debug_span!("reap", in_doubt);
+    let left = async {
+        if !delay.is_zero() {
+            context.clock.sleep_until(context.clock.now().after(delay)).await;
+        }
+        leave(&context, &session, &attempt, in_doubt).await
+    };
     let ended = tokio::select! {
         biased;
-        left = leave(&context, &session, &attempt, in_doubt).instrument(span) => left,
+        left = left.instrument(span) => left,
         () = session.over() => Withdrawn::SessionOver,
     };
     context.counters.reaping.fetch_sub(1, Ordering::Relaxed);

@@ -42,7 +42,7 @@ pub(crate) struct Options {
 pub(crate) enum Notice {
     Renewed { lag: Duration },
     RenewalFailed { error: Error },
-    SessionLost { reason: crate::guard::LossReason },
+    SessionLost { reason: crate::loss::LossReason },
 }
 
 /// Counters since the start of the manager.
@@ -114,14 +114,19 @@ impl Context {
             }
         })
         .await;
-        answer.unwrap_or_else(|| Err(self.unanswered(operation, last)))
+        answer.unwrap_or_else(|| Err(self.unanswered(operation, limit, last)))
     }
 
-    /// The error of a call that ended without an answer within `connect_timeout`.
-    pub(crate) fn unanswered(&self, operation: &'static str, last: Option<Error>) -> Error {
+    /// The error of a call that ended without an answer within `limit`.
+    pub(crate) fn unanswered(
+        &self,
+        operation: &'static str,
+        limit: Duration,
+        last: Option<Error>,
+    ) -> Error {
         let error = self
             .error(ErrorKind::Unavailable, operation)
-            .with_detail(format!("no answer within {:?}", self.options.connect_timeout));
+            .with_detail(format!("no answer within {limit:?} from {:?}", self.backend));
         match last {
             Some(last) => error.with_source(last),
             None => error,

@@ -80,10 +80,12 @@ impl Engine {
             let last = Mutex::new(None);
             let note = |error| *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             let context = &engine.context;
-            let opening = engine.sessions.current(context, note);
+            let opening = engine.sessions.current(context, true, note);
             let opened = limited(&*context.clock, context.options.connect_timeout, opening).await;
             let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
-            opened.unwrap_or_else(|| Err(context.unanswered("connect", last)))
+            opened.unwrap_or_else(|| {
+                Err(context.unanswered("connect", context.options.connect_timeout, last))
+            })
         });
         opened.await.unwrap_or_else(|| Err(self.closed("connect"))).map(drop)
     }

@@ -12,7 +12,7 @@ use super::session::LiveSession;
 use super::threads::Begun;
 use crate::backend::{Attempt, EntryId, Expires, Turn};
 use crate::clock::{Moment, limited};
-use crate::guard::LossReason;
+use crate::loss::LossReason;
 
 /// A grant: the claim to its entry, its own bound in time, and its loss signal.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(crate) struct Hold {
     reason: OnceLock<LossReason>,
     signal: CancellationToken,
     watch: OnceLock<AbortHandle>,
+    timer: OnceLock<AbortHandle>,
 }
 
 impl Hold {
@@ -51,12 +52,14 @@ impl Hold {
             reason: OnceLock::new(),
             signal: CancellationToken::new(),
             watch: OnceLock::new(),
+            timer: OnceLock::new(),
         });
         if !hold.claim.session().is_live(since) || !hold.claim.session().hold(&hold) {
             return None;
         }
         if bound != Moment::NEVER {
-            context.threads.on_keeper(expire(Arc::clone(&context), Arc::downgrade(&hold), bound));
+            let expire = expire(Arc::clone(&context), Arc::downgrade(&hold), bound);
+            let _ = hold.timer.set(context.threads.on_keeper(expire).abort_handle());
         }
         Some(hold)
     }
@@ -118,14 +121,21 @@ impl Hold {
         self.signal.cancel();
     }
 
-    /// Ends the belief by the holder's own will and withdraws the entry.
+    /// Ends the belief, by the holder's own will unless it has ended, and withdraws the entry: at
+    /// once, or after the lock's delay if the holder lost it with work under way.
     pub(crate) fn end(&self) -> Option<Begun<Withdrawn>> {
+        let delay = match self.loss() {
+            Some(LossReason::Expired | LossReason::MaxHold) => {
+                self.claim.context().options.lock_delay
+            }
+            _ => Duration::ZERO,
+        };
         self.session().forget(self.attempt().id);
         self.bound.expire();
-        if let Some(watch) = self.watch.get() {
-            watch.abort();
+        for task in [&self.watch, &self.timer].into_iter().filter_map(OnceLock::get) {
+            task.abort();
         }
-        self.claim.withdraw()
+        self.claim.withdraw(delay)
     }
 }
 
@@ -162,7 +172,11 @@ async fn watch(context: Arc<Context>, hold: Arc<Hold>) {
     let turn = Turn::Held { token: hold.token, expires: Expires::WithSession };
     let mut backoff = context.backoff(session.granted);
     loop {
-        let changed = context.backend.changed(session, &attempt, &hold.entry, &turn).await;
+        let changed = tokio::select! {
+            biased;
+            () = live.ended() => return,
+            changed = context.backend.changed(session, &attempt, &hold.entry, &turn) => changed,
+        };
         if changed.is_ok() {
             let look = context.backend.look(session, &attempt, &hold.entry);
             match limited(&*context.clock, session.request_timeout, look).await {
@@ -170,6 +184,8 @@ async fn watch(context: Arc<Context>, hold: Arc<Hold>) {
                     backoff = context.backoff(session.granted);
                     continue;
                 }
+                // With the session everything goes; then its own reason counts.
+                Some(Ok(_)) if !live.is_live(context.clock.now()) => return,
                 Some(Ok(_)) => {
                     // It may have gone with the whole session: find out now, not at the next turn.
                     live.ask();
@@ -192,13 +208,6 @@ async fn expire(context: Arc<Context>, hold: std::sync::Weak<Hold>, bound: Momen
     let Some(reason) = hold.loss() else { return };
     if hold.session().forget(hold.attempt().id).is_some() {
         hold.lose(&context, reason);
-        let threads = Arc::clone(&context);
-        threads.threads.on_herald(async move {
-            let delay = context.clock.now().after(context.options.lock_delay);
-            context.clock.sleep_until(delay).await;
-            if let Some(withdrawal) = hold.claim.withdraw() {
-                withdrawal.await;
-            }
-        });
+        context.threads.on_herald(async move { drop(hold.end()) });
     }
 }

@@ -28,10 +28,11 @@ pub(crate) async fn acquire(
     wait: Wait,
 ) -> Result<Option<Arc<Hold>>> {
     let context = &engine.context;
+    let begun = context.clock.now();
     let until = match wait {
         Wait::Forever => Moment::NEVER,
         Wait::Until(moment) => moment,
-        Wait::Not => context.clock.now().after(context.options.connect_timeout),
+        Wait::Not => begun.after(context.options.connect_timeout),
     };
     let progress = Mutex::new(Progress::default());
     let seek = Seek { engine: &engine, lock: &lock, mode, wait, progress: &progress };
@@ -46,7 +47,8 @@ pub(crate) async fn acquire(
         (Some(outcome), _) => outcome,
         // The time went by behind others: that is contention, not an error.
         (None, None) if progress.queued => Ok(None),
-        (None, failure) => Err(failure.unwrap_or_else(|| context.unanswered("acquire", None))),
+        (None, Some(failure)) if failure.kind() == ErrorKind::Unconfirmed => Err(failure),
+        (None, failure) => Err(context.unanswered("acquire", until.since(begun), failure)),
     };
     outcome.map_err(|error| match error.key() {
         Some(_) => error,
@@ -80,7 +82,9 @@ impl Seek<'_> {
     async fn run(&self) -> Result<Option<Arc<Hold>>> {
         let context = &self.engine.context;
         loop {
-            let session = self.engine.sessions.current(context, |error| self.failed(error)).await?;
+            let patient = !context.options.fail_fast;
+            let failed = |error| self.failed(error);
+            let session = self.engine.sessions.current(context, patient, failed).await?;
             match self.pass(&session).await? {
                 Pass::Granted(hold) => return Ok(Some(hold)),
                 Pass::Refused => return Ok(None),
@@ -147,6 +151,7 @@ impl Seek<'_> {
                     });
                     place.wait_for(blockers);
                     tokio::select! {
+                        biased;
                         changed = context.backend.changed(&live.session, &attempt, &entry, &turn) => {
                             if changed.is_err() {
                                 context.pause(&mut backoff).await;
@@ -189,7 +194,7 @@ impl Seek<'_> {
                 }
                 ErrorKind::Unconfirmed => claim.armed.unanswered(),
                 ErrorKind::Lost => {
-                    live.lose(context, crate::guard::LossReason::SessionEnded);
+                    live.lose(context, crate::loss::LossReason::SessionEnded);
                     std::future::pending().await
                 }
                 // It may have been refused for what stands around an entry that was made.

@@ -1,6 +1,6 @@
 //! A session while it lives: renewed by the keeper, ended once and for ever at its deadline.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::hold::Hold;
 use crate::backend::{Attempt, AttemptId, Session};
 use crate::clock::{Moment, limited};
 use crate::error::{Error, ErrorKind};
-use crate::guard::LossReason;
+use crate::loss::LossReason;
 use crate::mutant::Mutant;
 
 /// A session with its deadline and the grants that hang on it.
@@ -26,7 +26,7 @@ pub(crate) struct LiveSession {
     resumed: Notify,
     asked: Notify,
     confirmed: watch::Sender<Moment>,
-    held: Mutex<HashMap<AttemptId, Arc<Hold>>>,
+    held: Mutex<BTreeMap<AttemptId, Arc<Hold>>>,
     /// Attempts that have not ended; a retired session closes when there are none.
     users: AtomicUsize,
     doubts: AtomicUsize,
@@ -38,9 +38,15 @@ pub(crate) struct LiveSession {
 
 impl LiveSession {
     /// Takes over a session that was asked for at `sent`, and renews it from now on.
-    pub(crate) fn start(context: &Arc<Context>, session: Session, sent: Moment) -> Arc<Self> {
+    pub(crate) fn start(context: &Arc<Context>, mut session: Session, sent: Moment) -> Arc<Self> {
+        // The store's pace is for its whole validity; what the lock's delay leaves may be shorter.
+        let worth = worth(context, &session);
+        if !context.options.lock_delay.is_zero() {
+            session.renew_every = session.renew_every.min(worth / 3);
+            session.request_timeout = session.request_timeout.min(worth / 6);
+        }
         let live = Arc::new(Self {
-            deadline: DeadlineCell::new(sent.after(worth(context, &session)).nanos()),
+            deadline: DeadlineCell::new(sent.after(worth).nanos()),
             session,
             reason: OnceLock::new(),
             suspended: AtomicBool::new(false),
@@ -294,7 +300,7 @@ impl LiveSession {
         self.deadline().unwrap_or_default()
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<AttemptId, Arc<Hold>>> {
+    fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<AttemptId, Arc<Hold>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,6 @@
 //! The manager's present session: opened once for all who need it, replaced when it ends.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -7,7 +8,7 @@ use super::context::Context;
 use super::session::LiveSession;
 use crate::clock::limited;
 use crate::error::{Error, ErrorKind, Result};
-use crate::guard::LossReason;
+use crate::loss::LossReason;
 use crate::token::Incarnation;
 
 /// The slot of the present session.
@@ -16,6 +17,8 @@ pub(crate) struct Sessions {
     present: Mutex<Option<Arc<LiveSession>>>,
     opening: Arc<AsyncMutex<()>>,
     incarnation: OnceLock<Incarnation>,
+    /// Set with the slot locked: a session that is opened later closes at once.
+    closed: AtomicBool,
 }
 
 impl Sessions {
@@ -24,6 +27,7 @@ impl Sessions {
             present: Mutex::default(),
             opening: Arc::default(),
             incarnation: OnceLock::new(),
+            closed: AtomicBool::new(false),
         })
     }
 
@@ -33,10 +37,11 @@ impl Sessions {
     }
 
     /// Returns a session that new attempts may use; opens one if there is none. A failure that may
-    /// pass is told to `failed` and the opening tried again.
+    /// pass is told to `failed`, and the opening is tried again if the caller is `patient`.
     pub(crate) async fn current(
         self: &Arc<Self>,
         context: &Arc<Context>,
+        patient: bool,
         failed: impl Fn(Error),
     ) -> Result<Arc<LiveSession>> {
         let mut backoff = context.backoff(context.options.ttl);
@@ -55,7 +60,7 @@ impl Sessions {
                 sessions.open(&shared).await
             });
             match opening.await {
-                Ok(Err(error)) if error.is_retryable() => failed(error),
+                Ok(Err(error)) if patient && error.is_retryable() => failed(error),
                 Ok(opened) => return opened,
                 Err(_) => return Err(context.error(ErrorKind::Unavailable, "session")),
             }
@@ -63,9 +68,13 @@ impl Sessions {
         }
     }
 
-    /// Ends the present session for good; `None` if there never was one.
+    /// Ends the present session for good, and any that is being opened; `None` if there is none.
     pub(crate) fn close(&self) -> Option<Arc<LiveSession>> {
-        let session = self.slot().take()?;
+        let session = {
+            let mut slot = self.slot();
+            self.closed.store(true, Ordering::Release);
+            slot.take()
+        }?;
         session.close();
         Some(session)
     }
@@ -93,7 +102,14 @@ impl Sessions {
             return Err(context.error(ErrorKind::Regression, "session").with_detail(detail));
         }
         let live = LiveSession::start(context, session, sent);
-        let before = self.slot().replace(Arc::clone(&live));
+        let before = {
+            let mut slot = self.slot();
+            if self.closed.load(Ordering::Acquire) {
+                live.close();
+                return Err(context.error(ErrorKind::Unavailable, "session"));
+            }
+            slot.replace(Arc::clone(&live))
+        };
         if before.is_some_and(|before| before.is_ended()) {
             tracing::info!(session = %live.session.id, "a new session replaces the one that ended");
         }

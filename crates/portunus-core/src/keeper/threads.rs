@@ -39,8 +39,11 @@ impl Threads {
         Self { keeper: Handle::current(), herald: Handle::current(), stop }
     }
 
-    pub(crate) fn on_keeper(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.keeper.spawn(work);
+    pub(crate) fn on_keeper(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        self.keeper.spawn(work)
     }
 
     pub(crate) fn on_herald<T: Send + 'static>(

@@ -3,7 +3,7 @@
 //! The store's wake-ups are trusted for speed, never for liveness. While a lock has local waiters,
 //! one listing each min(TTL, 10 s) decides for all of them whether they have to look again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -18,7 +18,14 @@ use crate::name::LockName;
 pub(crate) struct LockState {
     pub(crate) name: LockName,
     highest: Mutex<u64>,
-    waiters: Mutex<HashMap<AttemptId, Waiter>>,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Debug, Default)]
+struct Waiters {
+    by_attempt: BTreeMap<AttemptId, Waiter>,
+    /// Whether a sweep is under way: one for all, also when the last waiter goes and another comes.
+    swept: bool,
 }
 
 #[derive(Debug)]
@@ -55,7 +62,7 @@ impl LockState {
         Ok(())
     }
 
-    /// Joins the waiters; the first one starts the sweep.
+    /// Joins the waiters; one who finds no sweep starts it.
     pub(crate) fn join(
         self: &Arc<Self>,
         context: &Arc<Context>,
@@ -67,24 +74,31 @@ impl LockState {
         let waiter =
             Waiter { entry: entry.clone(), mode, blockers: Vec::new(), nudge: Arc::clone(&nudge) };
         let mut waiters = self.waiters();
-        let first = waiters.is_empty();
-        waiters.insert(attempt, waiter);
+        waiters.by_attempt.insert(attempt, waiter);
+        let swept = std::mem::replace(&mut waiters.swept, true);
         drop(waiters);
-        if first {
+        if !swept {
             context.threads.on_herald(sweep(Arc::clone(context), Arc::clone(self)));
         }
         WaiterPlace { lock: Arc::clone(self), attempt, nudge }
     }
 
-    fn waiters(&self) -> MutexGuard<'_, HashMap<AttemptId, Waiter>> {
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody waits; the sweep ends then, and the next waiter starts another.
+    fn rests(&self) -> bool {
+        let mut waiters = self.waiters();
+        waiters.swept = !waiters.by_attempt.is_empty();
+        !waiters.swept
     }
 
     /// Nudges those whose entry or blocker is not in the queue any more; permits always, for the
     /// queue does not show the change that they wait for.
     fn compare(&self, queue: &[Entry]) {
         let standing: HashSet<&str> = queue.iter().map(|entry| &*entry.id.key).collect();
-        for waiter in self.waiters().values() {
+        for waiter in self.waiters().by_attempt.values() {
             let moved = matches!(waiter.mode, Mode::Permit { .. })
                 || !standing.contains(&*waiter.entry.key)
                 || waiter.blockers.iter().any(|blocker| !standing.contains(&**blocker));
@@ -98,7 +112,7 @@ impl LockState {
 impl WaiterPlace {
     /// Says whom this waiter waits for now.
     pub(crate) fn wait_for(&self, blockers: &[Arc<str>]) {
-        if let Some(waiter) = self.lock.waiters().get_mut(&self.attempt) {
+        if let Some(waiter) = self.lock.waiters().by_attempt.get_mut(&self.attempt) {
             waiter.blockers = blockers.to_vec();
         }
     }
@@ -111,7 +125,7 @@ impl WaiterPlace {
 
 impl Drop for WaiterPlace {
     fn drop(&mut self) {
-        self.lock.waiters().remove(&self.attempt);
+        self.lock.waiters().by_attempt.remove(&self.attempt);
     }
 }
 
@@ -119,7 +133,7 @@ async fn sweep(context: Arc<Context>, lock: Arc<LockState>) {
     let interval = context.options.ttl.min(Duration::from_secs(10));
     loop {
         context.clock.sleep_until(context.clock.now().after(interval)).await;
-        if lock.waiters().is_empty() {
+        if lock.rests() {
             return;
         }
         let queue = context.backend.queue(&lock.name);

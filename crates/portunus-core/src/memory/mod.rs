@@ -65,6 +65,7 @@ impl Memory {
                 return Observation { as_of, holder };
             }
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = self.0.clock.sleep_until(expiry) => {}
             }
@@ -148,6 +149,7 @@ impl LockBackend for Memory {
             let watched = self.with(|state| state.watch(&attempt.name, entry, blockers, &notify));
             let Some(expires) = watched else { return Ok(()) };
             tokio::select! {
+                biased;
                 () = notify.notified() => return Ok(()),
                 () = self.0.clock.sleep_until(expires) => {}
             }

@@ -18,10 +18,10 @@ use crate::queue::{self, Place};
 #[derive(Debug, Default)]
 pub(super) struct State {
     position: u64,
-    sessions: HashMap<SessionId, SessionRow>,
+    sessions: BTreeMap<SessionId, SessionRow>,
     /// No session expires before this.
     quiet_until: Moment,
-    queues: HashMap<LockName, BTreeMap<u64, EntryRow>>,
+    queues: BTreeMap<LockName, BTreeMap<u64, EntryRow>>,
     entries: HashMap<AttemptId, (LockName, u64)>,
     observers: HashMap<LockName, Arc<Notify>>,
 }

@@ -1,0 +1,10 @@
+//! The suite on a real three-node cluster.
+
+#![allow(unreachable_pub, reason = "a test binary exports nothing")]
+
+mod harness;
+
+portunus_testkit::conformance! {
+    #[ignore = "needs a cluster: `cargo xtask test etcd`"]
+    harness::EtcdHarness::open => [exclusion, expiry, fencing, queue, naming, cancellation, observing]
+}

@@ -1,0 +1,181 @@
+//! What a test does to a node, and how the cluster is made whole again.
+
+use std::sync::atomic::Ordering;
+
+use testcontainers::bollard::Docker;
+use testcontainers::bollard::errors::Error as DockerError;
+use testcontainers::bollard::query_parameters::{
+    KillContainerOptionsBuilder, StartContainerOptions,
+};
+
+use super::etcd::{CLIENT, Etcd, NODES, PEER};
+use super::status::until;
+use super::{Error, Result, engine};
+
+/// Each method returns once the engine has done it, and fails when the engine refuses. Calls are
+/// carried out even when their future is dropped.
+impl Etcd {
+    /// Freezes every process of the node; its connections stay open.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`], also when it is frozen already.
+    pub async fn pause(&self, node: usize) -> Result<()> {
+        self.disturb(node, "pause a node", |docker, name| async move {
+            docker.pause_container(&name).await
+        })
+        .await
+    }
+
+    /// Lets a frozen node go on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`], also when it is not frozen.
+    pub async fn unpause(&self, node: usize) -> Result<()> {
+        self.disturb(node, "unpause a node", |docker, name| async move {
+            docker.unpause_container(&name).await
+        })
+        .await
+    }
+
+    /// Kills the node (SIGKILL) and waits until it is down. Its data stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`], also when it is down already.
+    pub async fn kill(&self, node: usize) -> Result<()> {
+        self.disturb(node, "kill a node", |docker, name| async move {
+            let signal = KillContainerOptionsBuilder::new().signal("KILL").build();
+            docker.kill_container(&name, Some(signal)).await
+        })
+        .await?;
+        let etcd = self.clone();
+        engine::run(async move {
+            let docker = &engine::client().await?;
+            let etcd = &etcd;
+            until("the node down", || async {
+                let (running, _) = etcd.state(docker, node).await.ok()?;
+                (!running).then_some(())
+            })
+            .await
+        })
+        .await
+    }
+
+    /// Starts a node that is down, with its old data, at its old address. It comes back without
+    /// the rules of [`Etcd::partition`] and [`Etcd::cut_clients`]; [`Etcd::wait_healthy`] waits
+    /// until it serves.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`], also when its port was taken meanwhile.
+    pub async fn restart(&self, node: usize) -> Result<()> {
+        self.disturb(node, "start a node", |docker, name| async move {
+            docker.start_container(&name, None::<StartContainerOptions>).await
+        })
+        .await
+    }
+
+    /// Drops every packet between the node and its peers; clients still reach it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`] or [`Error::Engine`], also when the node is down or frozen.
+    pub async fn partition(&self, node: usize) -> Result<()> {
+        // Its own connections and those of its peers: one has the port there, the other here.
+        self.iptables(
+            node,
+            &[
+                format!("-A INPUT -p tcp --dport {PEER} -j DROP"),
+                format!("-A INPUT -p tcp --sport {PEER} -j DROP"),
+                format!("-A OUTPUT -p tcp --dport {PEER} -j DROP"),
+                format!("-A OUTPUT -p tcp --sport {PEER} -j DROP"),
+            ],
+        )
+        .await
+    }
+
+    /// Drops every packet between the node and its clients; connections stay open, and new ones
+    /// get no answer. [`Etcd::etcdctl`], which runs inside the node, still works.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`] or [`Error::Engine`], also when the node is down or frozen.
+    pub async fn cut_clients(&self, node: usize) -> Result<()> {
+        self.iptables(
+            node,
+            &[
+                format!("-A INPUT ! -i lo -p tcp --dport {CLIENT} -j DROP"),
+                format!("-A OUTPUT ! -o lo -p tcp --sport {CLIENT} -j DROP"),
+            ],
+        )
+        .await
+    }
+
+    /// Lets packets flow again, after [`Etcd::partition`] and [`Etcd::cut_clients`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`] or [`Error::Engine`], also when the node is down or frozen.
+    pub async fn heal(&self, node: usize) -> Result<()> {
+        self.iptables(node, &["-F".to_owned()]).await
+    }
+
+    /// Undoes whatever was done to any node, and waits until all are healthy.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Error`], when a node does not come back.
+    pub async fn restore(&self) -> Result<()> {
+        let etcd = self.clone();
+        engine::run(async move {
+            let docker = engine::client().await?;
+            for node in 0..NODES {
+                match etcd.state(&docker, node).await? {
+                    (_, true) => etcd.unpause(node).await?,
+                    (false, _) => etcd.restart(node).await?,
+                    (true, false) => {}
+                }
+                etcd.heal(node).await?;
+            }
+            etcd.wait_healthy().await?;
+            etcd.0.disturbed.store(false, Ordering::SeqCst);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn disturb<F>(
+        &self,
+        node: usize,
+        doing: &'static str,
+        fault: impl FnOnce(Docker, String) -> F + Send + 'static,
+    ) -> Result<()>
+    where
+        F: Future<Output = Result<(), DockerError>> + Send + 'static,
+    {
+        self.0.disturbed.store(true, Ordering::SeqCst);
+        let name = self.0.nodes[node].container.clone();
+        engine::run(async move {
+            let docker = engine::client().await?;
+            fault(docker, name).await.map_err(Error::engine(doing))
+        })
+        .await
+    }
+
+    async fn iptables(&self, node: usize, rules: &[String]) -> Result<()> {
+        self.0.disturbed.store(true, Ordering::SeqCst);
+        // One call for all, and `--wait` for another one's lock.
+        let rules: Vec<String> =
+            rules.iter().map(|rule| format!("iptables --wait {rule}")).collect();
+        self.exec(node, &["sh", "-c", &rules.join(" && ")]).await?.success("iptables").map(drop)
+    }
+
+    /// Whether the node runs, and whether it is frozen.
+    async fn state(&self, docker: &Docker, node: usize) -> Result<(bool, bool)> {
+        let found = docker.inspect_container(&self.0.nodes[node].container, None).await;
+        let state = found.map_err(Error::engine("inspect a node"))?.state.unwrap_or_default();
+        Ok((state.running.unwrap_or_default(), state.paused.unwrap_or_default()))
+    }
+}

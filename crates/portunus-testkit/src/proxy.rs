@@ -1,0 +1,275 @@
+//! A TCP proxy between a client and one server, which loses what a test wants lost.
+//!
+//! It knows bytes, not requests: what flows from the client is *requests*, what flows back is
+//! *replies*. Data that is held is not lost; it flows on at [`Proxy::pass`], late, or goes at
+//! [`Proxy::cut`]. So "the reply to the entering transaction is lost" is `hold_replies`, the
+//! call, `wait_held(Replies)`, `cut`; "the entering transaction arrives after the clean-up" is
+//! `hold_requests`, the call, `wait_held(Requests)`, the clean-up by another way, `pass`.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// A way through the proxy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Direction {
+    /// From the server to the client.
+    Replies,
+    /// From the client to the server.
+    Requests,
+}
+
+/// A running proxy. Dropping it closes its port and its connections.
+///
+/// It runs on the Tokio runtime that started it: a test that blocks its executor starts it on
+/// another one.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    control: Arc<Control>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens on a free port of the loopback address and passes everything on to `upstream`
+    /// (`host:port`), to which it connects once for each client connection.
+    ///
+    /// # Errors
+    ///
+    /// When no port can be opened. A server that does not answer is no error: its client sees a
+    /// reset connection.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is left behind.
+    pub async fn start(upstream: impl Into<String>) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let control = Arc::new(Control::default());
+        let accepting = tokio::spawn(accept(listener, upstream.into(), Arc::clone(&control)));
+        Ok(Self { address, control, accepting })
+    }
+
+    /// Where clients connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many client connections are open.
+    pub fn connections(&self) -> usize {
+        self.control.counts.borrow().connections
+    }
+
+    /// Lets everything flow, what was held first, and accepts new connections.
+    pub fn pass(&self) {
+        self.set(|switches| {
+            *switches = Switches { cuts: switches.cuts, ..Switches::default() };
+        });
+    }
+
+    /// Holds what clients send from now on; connections stay open.
+    pub fn hold_requests(&self) {
+        self.set(|switches| switches.hold_requests = true);
+    }
+
+    /// Holds what the server sends from now on; connections stay open.
+    pub fn hold_replies(&self) {
+        self.set(|switches| switches.hold_replies = true);
+    }
+
+    /// Holds both directions, as a network does that drops every packet: connections stay open,
+    /// new ones are accepted, and no byte flows.
+    pub fn black_hole(&self) {
+        self.set(|switches| {
+            switches.hold_requests = true;
+            switches.hold_replies = true;
+        });
+    }
+
+    /// Resets new connections at once; those that are open flow on.
+    pub fn refuse(&self) {
+        self.set(|switches| switches.refuse = true);
+    }
+
+    /// Resets every open connection on both sides, with what is held in it. The switches stay as
+    /// they are for the connections that follow.
+    pub fn cut(&self) {
+        self.set(|switches| switches.cuts += 1);
+    }
+
+    /// Waits until something that came this way is held.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only looks.
+    pub async fn wait_held(&self, direction: Direction) {
+        let mut counts = self.control.counts.subscribe();
+        // The sender lives as long as `self`.
+        counts.wait_for(|counts| counts.held(direction) > 0).await.ok();
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Switches)) {
+        self.control.switches.send_modify(change);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Its connections are children of the accepting task and end with it.
+        self.accepting.abort();
+    }
+}
+
+#[derive(Debug, Default)]
+struct Control {
+    switches: watch::Sender<Switches>,
+    counts: watch::Sender<Counts>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Switches {
+    hold_requests: bool,
+    hold_replies: bool,
+    refuse: bool,
+    /// Each increment resets the connections that are open then.
+    cuts: u64,
+}
+
+impl Switches {
+    fn hold(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Replies => self.hold_replies,
+            Direction::Requests => self.hold_requests,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: usize,
+    held_requests: usize,
+    held_replies: usize,
+}
+
+impl Counts {
+    fn held(&self, direction: Direction) -> usize {
+        match direction {
+            Direction::Replies => self.held_replies,
+            Direction::Requests => self.held_requests,
+        }
+    }
+}
+
+/// Counts something in `Counts` for as long as it lives, also when its task is cut.
+struct Counted<'a> {
+    control: &'a Control,
+    field: fn(&mut Counts) -> &mut usize,
+}
+
+impl<'a> Counted<'a> {
+    fn new(control: &'a Control, field: fn(&mut Counts) -> &mut usize) -> Self {
+        control.counts.send_modify(|counts| *field(counts) += 1);
+        Self { control, field }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.control.counts.send_modify(|counts| *(self.field)(counts) -= 1);
+    }
+}
+
+async fn accept(listener: TcpListener, upstream: String, control: Arc<Control>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Forget those that ended.
+            Some(_) = connections.join_next() => continue,
+        };
+        let Ok((client, _)) = accepted else { continue };
+        let (refuse, cuts) = {
+            let switches = control.switches.borrow();
+            (switches.refuse, switches.cuts)
+        };
+        if refuse {
+            reset(client);
+            continue;
+        }
+        let (upstream, control) = (upstream.clone(), Arc::clone(&control));
+        connections.spawn(async move { connect(client, &upstream, &control, cuts).await });
+    }
+}
+
+/// Serves one client connection, which began after `cuts` cuts.
+async fn connect(mut client: TcpStream, upstream: &str, control: &Control, cuts: u64) {
+    let _counted = Counted::new(control, |counts| &mut counts.connections);
+    let mut switches = control.switches.subscribe();
+    let cut = async { switches.wait_for(|switches| switches.cuts > cuts).await.is_ok() };
+    tokio::pin!(cut);
+    let server = tokio::select! {
+        _ = &mut cut => return reset(client),
+        server = TcpStream::connect(upstream) => server,
+    };
+    let Ok(mut server) = server else { return reset(client) };
+    let whole = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        // One side's reset is the other's: an error in one direction ends both.
+        let both = async {
+            tokio::try_join!(
+                pump(from_client, to_server, control, Direction::Requests),
+                pump(from_server, to_client, control, Direction::Replies),
+            )
+        };
+        tokio::select! {
+            _ = &mut cut => false,
+            ended = both => ended.is_ok(),
+        }
+    };
+    if !whole {
+        reset(client);
+        reset(server);
+    }
+}
+
+/// Moves one direction, a piece at a time; the piece in hand is what is held.
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    control: &Control,
+    direction: Direction,
+) -> io::Result<()> {
+    let mut switches = control.switches.subscribe();
+    let mut piece = vec![0; 16 * 1024];
+    loop {
+        let length = from.read(&mut piece).await?;
+        if switches.borrow().hold(direction) {
+            let _held = Counted::new(
+                control,
+                match direction {
+                    Direction::Replies => |counts| &mut counts.held_replies,
+                    Direction::Requests => |counts| &mut counts.held_requests,
+                },
+            );
+            // The sender outlives its connections.
+            switches.wait_for(|switches| !switches.hold(direction)).await.ok();
+        }
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&piece[..length]).await?;
+    }
+}
+
+/// Closes with RST in place of FIN.
+fn reset(stream: TcpStream) {
+    // Where it fails, the peer has gone already.
+    stream.set_zero_linger().ok();
+}

@@ -1,0 +1,188 @@
+//! What a user can get wrong: each is a typed error that says what was wrong and what is accepted.
+//! Nothing hangs, panics or prints a password.
+
+use portunus::{Error, ErrorKind, builder, connect};
+use std::time::Duration;
+
+/// The error of a URL; fails when a password is in it.
+async fn refused(url: &str) -> Error {
+    let tried = tokio::time::timeout(Duration::from_secs(30), connect(url)).await;
+    let error = tried.unwrap_or_else(|_| panic!("hangs: {url}")).expect_err(url);
+    for shown in [format!("{error}"), format!("{error:#}"), format!("{error:?}")] {
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+    error
+}
+
+async fn assert_refused(url: &str, kind: ErrorKind, words: &[&str]) {
+    let error = refused(url).await;
+    assert_eq!(error.kind(), kind, "{url}: {error:#}");
+    let text = format!("{error:#}");
+    for word in words {
+        assert!(text.contains(word), "{url}: `{text}` lacks `{word}`");
+    }
+}
+
+#[tokio::test]
+async fn a_url_that_is_none() {
+    assert_refused("", ErrorKind::Invalid, &["no scheme", "scheme://host:port"]).await;
+    assert_refused("localhost", ErrorKind::Invalid, &["no scheme"]).await;
+    assert_refused("a b://x", ErrorKind::Invalid, &["scheme"]).await;
+}
+
+#[tokio::test]
+async fn an_unknown_scheme_lists_the_known() {
+    let known = ["`consul`", "`memory`", "`etcd`", "`etcds`"];
+    assert_refused("consul://u:s3cret@a", ErrorKind::Invalid, &known).await;
+}
+
+#[tokio::test]
+async fn a_password_with_unescaped_signs_is_not_shown() {
+    for sign in ["/", "?", "#", "&", "%", ":", "@"] {
+        for scheme in ["etcd", "memory", "consul"] {
+            refused(&format!("{scheme}://u:s3cret{sign}s3cret@127.0.0.1:1?typo=1")).await;
+            let brief = "connect_timeout=100ms";
+            refused(&format!("{scheme}://u:1{sign}s3cret@127.0.0.1:1?{brief}")).await;
+        }
+    }
+    refused("etcd://u:1?s3cret@127.0.0.1:1").await;
+    refused("etcd://u:1/s3cret@127.0.0.1:1").await;
+}
+
+#[tokio::test]
+async fn memory_takes_no_place() {
+    for url in ["memory://host", "memory:/path", "memory:path", "memory://u:s3cret@"] {
+        assert_refused(url, ErrorKind::Invalid, &["takes no host", "`memory:?option"]).await;
+    }
+    for url in ["memory:", "memory://", "MEMORY:"] {
+        connect(url).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_option_that_cannot_be_read() {
+    let known = ["`typo`", "connect_timeout", "fail_fast", "lock_delay", "max_hold", "ttl"];
+    assert_refused("memory:?typo=1", ErrorKind::Invalid, &known).await;
+    assert_refused("memory:?namespace=a", ErrorKind::Invalid, &["`namespace`"]).await;
+    assert_refused("memory:?ttl=1s&ttl=2s", ErrorKind::Invalid, &["`ttl`", "twice"]).await;
+    assert_refused("memory:?ttl", ErrorKind::Invalid, &["`ttl`", "no value"]).await;
+    for bad in ["10", "ten", "-1s", "1d", "1.5s", "99999999999999999999s"] {
+        let url = format!("memory:?ttl={bad}");
+        assert_refused(&url, ErrorKind::Invalid, &["`ttl`", bad, "`10s`"]).await;
+    }
+    assert_refused("memory:?fail_fast=yes", ErrorKind::Invalid, &["`true` or `false`"]).await;
+    assert_refused("memory:?max_waiters=-1", ErrorKind::Invalid, &["a whole number"]).await;
+}
+
+#[tokio::test]
+async fn an_option_out_of_its_range() {
+    for ttl in ["0s", "1ms", "25h", "400000000000000h"] {
+        let url = format!("memory:?ttl={ttl}");
+        assert_refused(&url, ErrorKind::Invalid, &["ttl", "accepted"]).await;
+    }
+    assert_refused("memory:?lock_delay=25h", ErrorKind::Invalid, &["lock_delay"]).await;
+    assert_refused("memory:?max_hold=0s", ErrorKind::Invalid, &["max_hold"]).await;
+    assert_refused("memory:?max_waiters=0", ErrorKind::Invalid, &["max_waiters"]).await;
+    assert_refused("memory:?connect_timeout=0s", ErrorKind::Invalid, &["connect_timeout"]).await;
+}
+
+#[tokio::test]
+async fn code_wins_over_the_url() {
+    let manager = builder("memory:?ttl=1ms").unwrap().ttl(Duration::from_secs(1)).open().await;
+    manager.unwrap();
+}
+
+#[tokio::test]
+async fn names_that_no_store_could_keep() {
+    let manager = connect("memory:").await.unwrap();
+    for name in ["", "a\0b", &"x".repeat(513)] {
+        let error = manager.lock(name).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("accepted are 1 to 512 bytes"), "{error}");
+        assert_eq!(manager.contenders(name).await.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+    manager.lock("x".repeat(512)).unwrap();
+}
+
+#[tokio::test]
+async fn a_call_after_the_shutdown() {
+    let manager = connect("memory:").await.unwrap();
+    let lock = manager.lock("a").unwrap();
+    assert_eq!(manager.shutdown(Duration::ZERO).await.unwrap(), 0);
+    let error = lock.acquire().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("shut down; nothing is held"), "{error}");
+}
+
+#[cfg(not(feature = "etcd"))]
+#[tokio::test]
+async fn a_feature_that_is_off() {
+    for url in ["etcd://u:s3cret@a", "etcds://a?ca=x"] {
+        let words = ["`etcd`", "cargo add portunus --features etcd"];
+        assert_refused(url, ErrorKind::Unsupported, &words).await;
+    }
+}
+
+#[cfg(feature = "etcd")]
+mod etcd {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_url_that_cannot_work() {
+        for (url, word) in [
+            ("etcd:", "host"),
+            ("etcd://", "host"),
+            ("etcd://a,a", "twice"),
+            ("etcd://a:port", "host:port"),
+            ("etcd://a/path", "`namespace`"),
+            ("etcd://user@a", "user:password@"),
+            ("etcd://a?namespace=/", "namespace"),
+            ("etcd://a?layout=curator", "`verbatim`"),
+            ("etcd://a?tls=yes", "`true` or `false`"),
+            ("etcds://a?tls=false", "`etcds`"),
+            ("etcd://u:s3cret@a?typo=1", "known are ca, cert, connect_timeout"),
+            ("etcd://u:s3cret@a?ttl=1ms", "ttl"),
+        ] {
+            assert_refused(url, ErrorKind::Invalid, &[word]).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn half_given_tls() {
+        for (url, word) in [
+            ("etcds://a?ca=ca.pem&cert=a.pem", "`key`"),
+            ("etcds://a?ca=ca.pem&key=a.pem", "`cert`"),
+            ("etcd://a?ca=ca.pem", "`tls=true`"),
+            ("etcd://a?cert=a.pem&key=b.pem", "`tls=true`"),
+            ("etcds://a", "`ca`"),
+        ] {
+            assert_refused(url, ErrorKind::Invalid, &[word]).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_certificate() {
+        let absent = "etcds://a?ca=/no/such/ca.pem";
+        assert_refused(absent, ErrorKind::Invalid, &["/no/such/ca.pem"]).await;
+        let not_pem =
+            format!("etcds://a?ca={}", env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml");
+        assert_refused(&not_pem, ErrorKind::Invalid, &["Cargo.toml", "PEM"]).await;
+    }
+
+    /// A refused port, and one that takes the connection and never says a word.
+    #[tokio::test]
+    async fn no_server_is_an_error_within_the_connect_timeout() {
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let tried = [closed.to_string(), mute.local_addr().unwrap().to_string()];
+        for hosts in [tried[0].clone(), tried[1].clone(), tried.join(",")] {
+            let url = format!("etcd://u:s3cret@{hosts}?connect_timeout=1s");
+            let limit = tokio::time::timeout(Duration::from_secs(3), refused(&url));
+            let error = limit.await.expect("late");
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
+            let text = format!("{error:#}");
+            assert!(text.contains("within 1s"), "{text}");
+            assert!(tried.iter().any(|host| text.contains(host)), "nothing tried is named: {text}");
+        }
+    }
+}
