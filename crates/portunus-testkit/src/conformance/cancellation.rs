@@ -1,6 +1,8 @@
 //! Giving up: at any await, from any thread, nothing is left and nobody else is touched.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake};
 use std::time::Duration;
 
 use portunus_core::backend::{Entered, Left, LockBackend, LockObserver};
@@ -19,6 +21,7 @@ macro_rules! __cancellation {
     ([$($then:tt)+] $($context:tt)*) => { $($then)+! { $($context)*; cancellation:
         acquire_can_be_dropped_after_each_poll
         acquire_can_be_dropped_after_each_step
+        a_grant_that_nobody_takes_is_released
         open_can_be_dropped_after_each_poll
         acquire_timeout_leaves_nothing
         a_create_that_arrives_after_leave_has_no_effect
@@ -71,6 +74,27 @@ pub async fn acquire_can_be_dropped_after_each_step(stage: &Stage) {
     let rival = stage.manager().await;
     let contended = drop_at_each_step(stage, &backend, &manager, &name, Some(&rival)).await;
     assert!(contended >= 6, "enter, changed and look have six steps, not {contended}");
+}
+
+/// Dropping `acquire` when its grant has come but was not taken out by a poll releases the grant.
+pub async fn a_grant_that_nobody_takes_is_released(stage: &Stage) {
+    let name = stage.name("lock");
+    let (manager, rival) = (stage.manager().await, stage.manager().await);
+    let guard = rival.lock(&name).unwrap().acquire().await.unwrap();
+    let lock = manager.lock(&name).unwrap();
+    let mut acquiring = Box::pin(lock.acquire());
+    let woken = Arc::new(Woken::default());
+    let polled = acquiring.as_mut().poll(&mut Context::from_waker(&Arc::clone(&woken).into()));
+    assert!(polled.is_pending());
+    stage.standing(&name, 2).await;
+    guard.release().await.unwrap();
+    eventually(PATIENCE, "the answer is there", async || {
+        if woken.0.load(Ordering::Acquire) { Ok(()) } else { Err(()) }
+    })
+    .await;
+    assert!(stage.standing(&name, 1).await[0].holds);
+    drop(acquiring);
+    settled(stage, &manager, &name, 0).await;
 }
 
 /// Dropping a manager's `open` after any number of polls leaves no session behind.
@@ -308,6 +332,16 @@ async fn settled(stage: &Stage, manager: &LockManager, name: &LockName, count: u
     })
     .await;
     stage.standing(name, count).await;
+}
+
+/// Notes that a poll was asked for.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// More polls or steps than any acquire has.

@@ -34,3 +34,11 @@ async fn open() -> Proof {
 portunus_testkit::conformance! {
     open => [exclusion, expiry, fencing, queue, naming, cancellation, observing]
 }
+
+/// The same store as if it needed a server.
+mod on_a_server {
+    portunus_testkit::conformance! {
+        #[ignore = "needs a server"]
+        crate::open => [naming, fencing]
+    }
+}
