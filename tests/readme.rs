@@ -92,7 +92,7 @@ fn strength(strength: TokenStrength) -> &'static str {
 fn span(span: Duration) -> String {
     let millis = span.as_millis();
     match millis {
-        _ if millis % 3_600_000 == 0 => format!("{} h", millis / 3_600_000),
+        _ if millis.is_multiple_of(3_600_000) => format!("{} h", millis / 3_600_000),
         1000.. => format!("{} s", span.as_secs_f64()),
         _ => format!("{millis} ms"),
     }
