@@ -91,10 +91,9 @@ fn strength(strength: TokenStrength) -> &'static str {
 
 fn span(span: Duration) -> String {
     let millis = span.as_millis();
-    let (count, unit) = match millis {
-        _ if millis.is_multiple_of(3_600_000) => (millis / 3_600_000, "h"),
-        _ if millis.is_multiple_of(1000) => (millis / 1000, "s"),
-        _ => (millis, "ms"),
-    };
-    format!("{count} {unit}")
+    match millis {
+        _ if millis.is_multiple_of(3_600_000) => format!("{} h", millis / 3_600_000),
+        1000.. => format!("{} s", span.as_secs_f64()),
+        _ => format!("{millis} ms"),
+    }
 }
