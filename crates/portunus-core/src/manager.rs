@@ -114,9 +114,7 @@ impl LockManager {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let context = &self.engine.context;
-        let answer = context.threads.run(call(Arc::clone(context))).await;
-        answer.unwrap_or_else(|| Err(self.engine.closed("ask")))
+        self.engine.run("ask", call(Arc::clone(&self.engine.context))).await
     }
 }
 

@@ -76,18 +76,16 @@ impl Engine {
     /// Opens the first session, within `connect_timeout`.
     pub(crate) async fn connect(self: &Arc<Self>) -> Result<()> {
         let engine = Arc::clone(self);
-        let opened = self.context.threads.run(async move {
+        let opened = self.run("connect", async move {
             let last = Mutex::new(None);
             let note = |error| *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            let context = &engine.context;
+            let (context, limit) = (&engine.context, engine.context.options.connect_timeout);
             let opening = engine.sessions.current(context, true, note);
-            let opened = limited(&*context.clock, context.options.connect_timeout, opening).await;
+            let opened = limited(&*context.clock, limit, opening).await;
             let last = last.into_inner().unwrap_or_else(PoisonError::into_inner);
-            opened.unwrap_or_else(|| {
-                Err(context.unanswered("connect", context.options.connect_timeout, last))
-            })
+            opened.unwrap_or_else(|| Err(context.unanswered("connect", limit, last)))
         });
-        opened.await.unwrap_or_else(|| Err(self.closed("connect"))).map(drop)
+        opened.await.map(drop)
     }
 
     pub(crate) async fn acquire(
@@ -96,45 +94,51 @@ impl Engine {
         mode: Mode,
         wait: Wait,
     ) -> Result<Option<Arc<Hold>>> {
-        let context = &self.context;
-        if context.is_forked() {
-            return Err(context
-                .error(ErrorKind::Unsupported, "acquire")
-                .with_key(lock.name.as_str())
-                .with_detail("this process was forked from the manager's; connect anew here"));
-        }
         let _waiting = self.waiting(lock)?;
         let seek = seek::acquire(Arc::clone(self), Arc::clone(lock), mode, wait);
         // The grant is released if nobody takes it out of the answer.
-        let found =
-            context.threads.run(async { seek.await.map(|hold| hold.map(Some).map(Granted)) }).await;
-        let found = found.unwrap_or_else(|| Err(self.closed("acquire")))?;
-        Ok(found.and_then(Granted::take))
+        let granted = async { seek.await.map(|hold| hold.map(Some).map(Granted)) };
+        Ok(self.run("acquire", granted).await?.and_then(Granted::take))
     }
 
-    /// Refuses new calls, waits for guards, calls and clean-ups to end, closes the session.
+    /// Does work for a caller who awaits it; dropping the future drops the work.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        if self.context.is_forked() {
+            // The threads that would do it are the parent's.
+            let error = self.context.error(ErrorKind::Unsupported, operation);
+            return Err(error.with_detail("this process was forked; connect anew in it"));
+        }
+        let done = self.context.threads.run(work).await;
+        done.unwrap_or_else(|| Err(self.closed(operation)))
+    }
+
+    /// Refuses new calls, waits for guards, calls and clean-ups to end, closes the sessions.
     ///
     /// Returns how many grants were still held at `limit`; these are lost.
     pub(crate) async fn shutdown(self: &Arc<Self>, limit: Duration) -> Result<usize> {
         self.closing.cancel();
         let engine = Arc::clone(self);
-        let drained =
-            self.context.threads.run(async move {
-                let context = &engine.context;
-                let until = context.clock.now().after(limit);
-                let _ = limited_until(&*context.clock, until, context.busy.idle()).await;
-                let held = context.counters.held.load(Ordering::Relaxed);
-                let Some(session) = engine.sessions.close() else { return Ok(held) };
-                let last = context.options.connect_timeout;
-                match limited(&*context.clock, last, session.over()).await {
-                Some(()) => Ok(held),
-                None => Err(context.error(ErrorKind::Unconfirmed, "shutdown").with_detail(format!(
-                    "the store did not confirm the end of the session, which ends within {:?}",
-                    session.session.granted
-                ))),
+        let drained = self.run("shutdown", async move {
+            let context = &engine.context;
+            let _ = limited(&*context.clock, limit, context.busy.idle()).await;
+            let held = context.counters.held.load(Ordering::Relaxed);
+            let until = context.clock.now().after(context.options.connect_timeout);
+            for session in engine.sessions.close() {
+                if limited_until(&*context.clock, until, session.over()).await.is_none() {
+                    let error = context.error(ErrorKind::Unconfirmed, "shutdown");
+                    return Err(error.with_detail(format!(
+                        "the store did not confirm the end of the session, which ends within {:?}",
+                        session.session.granted
+                    )));
+                }
             }
-            });
-        drained.await.unwrap_or(Ok(0))
+            Ok(held)
+        });
+        drained.await
     }
 
     /// The error of a call on a manager that was shut down.

@@ -109,16 +109,18 @@ impl Hold {
         let _ = self.reason.set(reason);
         self.bound.expire();
         let hold = Arc::clone(self);
-        context.threads.on_herald(async move { hold.tell() });
+        context.threads.on_herald(async move {
+            hold.signal.cancel();
+            hold.trace_loss();
+        });
     }
 
-    /// Fires the loss signal, on the herald.
-    pub(crate) fn tell(&self) {
+    /// Counts and traces a loss, after the signals: a subscriber may be slow.
+    pub(crate) fn trace_loss(&self) {
         let context = self.claim.context();
         context.counters.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let reason = self.loss();
         tracing::warn!(token = self.token, ?reason, "lock lost");
-        self.signal.cancel();
     }
 
     /// Ends the belief, by the holder's own will unless it has ended, and withdraws the entry: at

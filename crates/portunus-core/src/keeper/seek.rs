@@ -81,6 +81,7 @@ enum Pass {
 impl Seek<'_> {
     async fn run(&self) -> Result<Option<Arc<Hold>>> {
         let context = &self.engine.context;
+        let mut backoff = context.backoff(context.options.ttl);
         loop {
             let patient = !context.options.fail_fast;
             let failed = |error| self.failed(error);
@@ -93,6 +94,8 @@ impl Seek<'_> {
                         let places = &context.counters.places_lost;
                         places.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     }
+                    // A store that ends every session at once is not asked without a pause.
+                    context.pause(&mut backoff).await;
                 }
             }
         }
@@ -138,13 +141,7 @@ impl Seek<'_> {
                 Turn::Held { token, expires } => {
                     return self.grant(claim, entry, *token, *expires).await;
                 }
-                Turn::Lost => {
-                    // Alone, or with its session? Then the next session brings a new attempt.
-                    live.check(context.clock.now()).await;
-                    return Err(context
-                        .error(ErrorKind::Lost, "acquire")
-                        .with_detail("the entry was removed while it waited; nothing is held"));
-                }
+                Turn::Lost => return Err(self.evicted(&live).await),
                 Turn::Waiting { blockers, .. } => {
                     let place = place.get_or_insert_with(|| {
                         self.lock.join(context, attempt.id, &entry, self.mode)
@@ -221,11 +218,16 @@ impl Seek<'_> {
             }
             let look = context.backend.look(&live.session, attempt, entry);
             match limited(&*context.clock, live.session.request_timeout, look).await {
-                Some(Ok(turn)) => return Ok(turn),
+                Some(Ok(turn)) => {
+                    self.standing(|progress| progress.failure = None);
+                    return Ok(turn);
+                }
                 Some(Err(error)) if error.kind() == ErrorKind::Lost => return Ok(Turn::Lost),
                 Some(Err(error)) if !error.is_retryable() => return Err(error),
-                _ => context.pause(&mut backoff).await,
+                Some(Err(error)) => self.failed(error),
+                None => self.failed(context.error(ErrorKind::Unavailable, "look")),
             }
+            context.pause(&mut backoff).await;
         }
     }
 
@@ -239,21 +241,29 @@ impl Seek<'_> {
         let context = &self.engine.context;
         let live = Arc::clone(claim.session());
         live.resumed().await;
-        let noted = self.lock.note(token, self.mode);
-        let max_hold = context.options.max_hold;
-        let Some(hold) = Hold::begin(claim, entry, token, expires, max_hold) else {
-            return Ok(Pass::SessionEnded);
-        };
-        match noted {
-            Ok(()) => Ok(Pass::Granted(hold)),
-            Err(highest) => {
-                drop(hold.end());
-                Err(context.error(ErrorKind::Regression, "acquire").with_detail(format!(
-                    "token {token} is not above {highest}, which this manager has seen; the entry \
-                     is withdrawn"
-                )))
+        if let Err(highest) = self.lock.note(token, self.mode) {
+            if self.look(&claim, &entry).await? == Turn::Lost {
+                // Evicted since it was granted, and a later grant was noted meanwhile.
+                return Err(self.evicted(&live).await);
             }
+            return Err(context.error(ErrorKind::Regression, "acquire").with_detail(format!(
+                "token {token} is not above {highest}, which this manager has seen; the entry is \
+                 withdrawn"
+            )));
         }
+        let max_hold = context.options.max_hold;
+        let hold = Hold::begin(claim, entry, token, expires, max_hold);
+        Ok(hold.map_or(Pass::SessionEnded, Pass::Granted))
+    }
+
+    /// The error of an entry that went alone. If it went with its session, this never completes:
+    /// the next session brings a new attempt.
+    async fn evicted(&self, live: &LiveSession) -> Error {
+        let context = &self.engine.context;
+        live.check(context.clock.now()).await;
+        context
+            .error(ErrorKind::Lost, "acquire")
+            .with_detail("the entry was removed by somebody else; nothing is held")
     }
 
     fn failed(&self, error: Error) {

@@ -67,6 +67,19 @@ impl LiveSession {
         live
     }
 
+    /// Refuses a lock's delay that leaves the holder less than half of the time to live.
+    pub(crate) fn check_worth(&self, context: &Context) -> Result<(), String> {
+        let (worth, options) = (worth(context, &self.session), &context.options);
+        if options.lock_delay.is_zero() || worth >= options.ttl / 2 {
+            return Ok(());
+        }
+        Err(format!(
+            "a lock_delay of {:?} leaves {worth:?} of a ttl of {:?}; accepted is one that leaves \
+             half of it; nothing is held",
+            options.lock_delay, options.ttl
+        ))
+    }
+
     /// Whether the session lives at `now`; a look past the deadline ends it.
     pub(crate) fn is_live(&self, now: Moment) -> bool {
         self.deadline.is_live(now.nanos())
@@ -113,10 +126,6 @@ impl LiveSession {
     /// Completes when the session is lost or closed.
     pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;
-    }
-
-    pub(crate) fn is_ended(&self) -> bool {
-        self.ended.is_cancelled()
     }
 
     /// Completes when the store keeps nothing of this session any more.
@@ -181,9 +190,10 @@ impl LiveSession {
         let live = Arc::clone(self);
         context.threads.on_herald(async move {
             live.ended.cancel();
-            for hold in held.into_values() {
-                hold.tell();
+            for hold in held.values() {
+                hold.signal().cancel();
             }
+            held.values().for_each(|hold| hold.trace_loss());
         });
     }
 

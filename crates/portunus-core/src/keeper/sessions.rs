@@ -1,7 +1,7 @@
-//! The manager's present session: opened once for all who need it, replaced when it ends.
+//! The manager's sessions: the present one, opened once for all who need it and replaced when it
+//! ends, and those that were retired while something of theirs is still held.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::context::Context;
@@ -14,26 +14,31 @@ use crate::token::Incarnation;
 /// The slot of the present session.
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    present: Mutex<Option<Arc<LiveSession>>>,
+    slot: Mutex<Slot>,
     opening: Arc<AsyncMutex<()>>,
     incarnation: OnceLock<Incarnation>,
-    /// Set with the slot locked: a session that is opened later closes at once.
-    closed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    present: Option<Arc<LiveSession>>,
+    retired: Vec<Weak<LiveSession>>,
+    /// A session that is opened after this closes at once.
+    closed: bool,
 }
 
 impl Sessions {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            present: Mutex::default(),
+            slot: Mutex::default(),
             opening: Arc::default(),
             incarnation: OnceLock::new(),
-            closed: AtomicBool::new(false),
         })
     }
 
     /// The present session, whatever its state.
     pub(crate) fn present(&self) -> Option<Arc<LiveSession>> {
-        self.slot().clone()
+        self.slot().present.clone()
     }
 
     /// Returns a session that new attempts may use; opens one if there is none. A failure that may
@@ -68,15 +73,16 @@ impl Sessions {
         }
     }
 
-    /// Ends the present session for good, and any that is being opened; `None` if there is none.
-    pub(crate) fn close(&self) -> Option<Arc<LiveSession>> {
-        let session = {
-            let mut slot = self.slot();
-            self.closed.store(true, Ordering::Release);
-            slot.take()
-        }?;
-        session.close();
-        Some(session)
+    /// Ends all sessions for good, and any that is being opened.
+    pub(crate) fn close(&self) -> Vec<Arc<LiveSession>> {
+        let mut slot = self.slot();
+        slot.closed = true;
+        let retired = slot.retired.drain(..).filter_map(|session| session.upgrade());
+        let mut sessions: Vec<_> = retired.collect();
+        sessions.extend(slot.present.take());
+        drop(slot);
+        sessions.iter().for_each(|session| session.close());
+        sessions
     }
 
     async fn open(&self, context: &Arc<Context>) -> Result<Arc<LiveSession>> {
@@ -102,17 +108,21 @@ impl Sessions {
             return Err(context.error(ErrorKind::Regression, "session").with_detail(detail));
         }
         let live = LiveSession::start(context, session, sent);
-        let before = {
-            let mut slot = self.slot();
-            if self.closed.load(Ordering::Acquire) {
-                live.close();
-                return Err(context.error(ErrorKind::Unavailable, "session"));
-            }
-            slot.replace(Arc::clone(&live))
-        };
-        if before.is_some_and(|before| before.is_ended()) {
-            tracing::info!(session = %live.session.id, "a new session replaces the one that ended");
+        if let Err(detail) = live.check_worth(context) {
+            live.lose(context, LossReason::Closed);
+            return Err(context.error(ErrorKind::Invalid, "session").with_detail(detail));
         }
+        let mut slot = self.slot();
+        if slot.closed {
+            live.close();
+            return Err(context.error(ErrorKind::Unavailable, "session"));
+        }
+        if let Some(before) = slot.present.replace(Arc::clone(&live)) {
+            slot.retired.retain(|session| session.strong_count() > 0);
+            slot.retired.push(Arc::downgrade(&before));
+        }
+        drop(slot);
+        tracing::debug!(session = %live.session.id, "a session was opened");
         Ok(live)
     }
 
@@ -121,7 +131,7 @@ impl Sessions {
         present.is_usable(context.clock.now()).then_some(present)
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Arc<LiveSession>>> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

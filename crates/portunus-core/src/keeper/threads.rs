@@ -60,10 +60,14 @@ impl Threads {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Begun<T> {
         let mut work = Box::pin(work);
-        let first = {
-            let _context = self.herald.enter();
-            // The real waker is given by the poll on the herald.
-            work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        let first = match Handle::try_current() {
+            // A guard in a thread-local is dropped at the end of its thread: no place for a poll.
+            Err(error) if error.is_thread_local_destroyed() => Poll::Pending,
+            _ => {
+                let _context = self.herald.enter();
+                // The real waker is given by the poll on the herald.
+                work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            }
         };
         match first {
             Poll::Ready(output) => Begun::Done(Some(output)),

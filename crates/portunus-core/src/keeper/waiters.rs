@@ -4,13 +4,13 @@
 //! one listing each min(TTL, 10 s) decides for all of them whether they have to look again.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::context::Context;
 use crate::backend::{AttemptId, Entry, EntryId, Mode};
-use crate::clock::limited;
+use crate::clock::{Clock, limited};
 use crate::name::LockName;
 
 /// The state of one lock in this manager.
@@ -78,7 +78,8 @@ impl LockState {
         let swept = std::mem::replace(&mut waiters.swept, true);
         drop(waiters);
         if !swept {
-            context.threads.on_herald(sweep(Arc::clone(context), Arc::clone(self)));
+            let (weak, clock) = (Arc::downgrade(context), Arc::clone(&context.clock));
+            context.threads.on_herald(sweep(weak, Arc::clone(self), clock));
         }
         WaiterPlace { lock: Arc::clone(self), attempt, nudge }
     }
@@ -129,18 +130,24 @@ impl Drop for WaiterPlace {
     }
 }
 
-async fn sweep(context: Arc<Context>, lock: Arc<LockState>) {
-    let interval = context.options.ttl.min(Duration::from_secs(10));
+/// Keeps neither the manager nor its threads alive.
+async fn sweep(context: Weak<Context>, lock: Arc<LockState>, clock: Arc<dyn Clock>) {
     loop {
-        context.clock.sleep_until(context.clock.now().after(interval)).await;
+        let Some(interval) = context.upgrade().map(|context| interval(&context)) else { return };
+        clock.sleep_until(clock.now().after(interval)).await;
+        let Some(context) = context.upgrade() else { return };
         if lock.rests() {
             return;
         }
         let queue = context.backend.queue(&lock.name);
-        match limited(&*context.clock, interval, queue).await {
+        match limited(&*clock, interval, queue).await {
             Some(Ok(queue)) => lock.compare(&queue),
             Some(Err(error)) => tracing::debug!(%error, "the sweep could not list the queue"),
             None => tracing::debug!("the sweep's listing went unanswered"),
         }
     }
+}
+
+fn interval(context: &Context) -> Duration {
+    context.options.ttl.min(Duration::from_secs(10))
 }
