@@ -89,6 +89,7 @@ impl LockManager {
             places_lost: counters.places_lost.load(Ordering::Relaxed),
             renewals: counters.renewals.load(Ordering::Relaxed),
             retries: counters.retries.load(Ordering::Relaxed),
+            sessions: counters.sessions.load(Ordering::Relaxed),
             notices_dropped: counters.notices_dropped.load(Ordering::Relaxed),
             suspended: counters.suspended.load(Ordering::Relaxed),
         }
@@ -147,6 +148,8 @@ pub struct Stats {
     pub renewals: u64,
     /// Requests that were repeated.
     pub retries: u64,
+    /// Sessions that were opened: one, and one more for each that ended or was retired.
+    pub sessions: u64,
     /// Events that were not traced because the subscriber was too slow.
     pub notices_dropped: u64,
     /// Whether renewals are failing now.

@@ -225,3 +225,56 @@ fn a_guard_outlives_the_runtime_that_it_was_acquired_on() {
         drop(other.lock("a").unwrap().acquire_timeout(ttl).await.unwrap().unwrap());
     });
 }
+
+#[test]
+fn a_guard_in_a_thread_local_is_released_at_the_end_of_its_thread() {
+    thread_local! {
+        static KEPT: std::cell::RefCell<Option<portunus_core::guard::Guard>> =
+            const { std::cell::RefCell::new(None) };
+    }
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let store = Memory::new();
+    let shared = store.clone();
+    let thread = std::thread::spawn(move || {
+        // Registered before the runtime's own thread-locals, hence destroyed after them.
+        KEPT.with(|kept| assert!(kept.borrow().is_none()));
+        let guard = runtime().block_on(async {
+            let manager = LockManager::builder(shared).open().await.unwrap();
+            manager.lock("a").unwrap().acquire().await.unwrap()
+        });
+        KEPT.with(|kept| kept.replace(Some(guard)));
+    });
+    thread.join().unwrap();
+    runtime().block_on(async {
+        let other = LockManager::builder(store).open().await.unwrap();
+        drop(other.lock("a").unwrap().acquire_timeout(TTL).await.unwrap().unwrap());
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_delay_that_leaves_too_little_to_hold_is_refused() {
+    let bench = Bench::new();
+    let error = bench.builder().lock_delay(100 * TTL).open().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(error.to_string().contains("lock_delay"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_with_too_many_doubts_is_retired_and_closed_with_the_rest() {
+    let bench = Bench::new();
+    let manager = bench.builder().open().await.unwrap();
+    let lock = manager.lock("a").unwrap();
+    let kept = manager.lock("kept").unwrap().acquire().await.unwrap();
+    assert_eq!(manager.stats().sessions, 1);
+    for _ in 0..1_500 {
+        // Given up while the request is on its way.
+        bench.network.set(Faults { delay: Duration::from_millis(20), ..Faults::default() });
+        drop(tokio::time::timeout(Duration::from_millis(1), lock.acquire()).await);
+    }
+    bench.heal();
+    drop(lock.acquire().await.unwrap());
+    assert_eq!(manager.stats().sessions, 2, "a new session for new attempts");
+    assert!(kept.is_held(), "the old one lives for what it holds");
+    assert_eq!(manager.shutdown(Duration::ZERO).await.unwrap(), 1);
+    assert_eq!(kept.lost().await, LossReason::Closed);
+}

@@ -56,6 +56,7 @@ pub(crate) struct Counters {
     pub(crate) places_lost: AtomicU64,
     pub(crate) renewals: AtomicU64,
     pub(crate) retries: AtomicU64,
+    pub(crate) sessions: AtomicU64,
     pub(crate) notices_dropped: AtomicU64,
     pub(crate) suspended: AtomicBool,
 }

@@ -122,6 +122,7 @@ impl Sessions {
             slot.retired.push(Arc::downgrade(&before));
         }
         drop(slot);
+        context.counters.sessions.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         tracing::debug!(session = %live.session.id, "a session was opened");
         Ok(live)
     }
