@@ -123,6 +123,13 @@ impl Hold {
         tracing::warn!(token = self.token, ?reason, "lock lost");
     }
 
+    /// Ends the watch over the entry.
+    pub(crate) fn unwatch(&self) {
+        if let Some(watch) = self.watch.get() {
+            watch.abort();
+        }
+    }
+
     /// Ends the belief, by the holder's own will unless it has ended, and withdraws the entry: at
     /// once, or after the lock's delay if the holder lost it with work under way.
     pub(crate) fn end(&self) -> Option<Begun<Withdrawn>> {
@@ -134,8 +141,9 @@ impl Hold {
         };
         self.session().forget(self.attempt().id);
         self.bound.expire();
-        for task in [&self.watch, &self.timer].into_iter().filter_map(OnceLock::get) {
-            task.abort();
+        self.unwatch();
+        if let Some(timer) = self.timer.get() {
+            timer.abort();
         }
         self.claim.withdraw(delay)
     }
@@ -153,53 +161,61 @@ pub(crate) async fn watch_grants(context: Arc<Context>, session: Arc<LiveSession
             () = context.clock.sleep_until(now.after(age / 2)) => {}
         }
         let now = context.clock.now();
-        for hold in session.grants() {
-            if hold.watch.get().is_none() && now.since(hold.since) >= age / 2 {
-                let watch = watch(Arc::clone(&context), Arc::clone(&hold));
-                let task = context.threads.on_herald(watch);
-                let _ = hold.watch.set(task.abort_handle());
-                // A release between the look at the list and now found nothing to abort.
-                if hold.bound.get().is_none() {
-                    task.abort();
-                }
+        let young =
+            |hold: &Arc<Hold>| hold.watch.get().is_none() && now.since(hold.since) >= age / 2;
+        for (count, hold) in (1..).zip(session.grants().into_iter().filter(young)) {
+            let task = context.threads.on_herald(watch(Arc::clone(&hold)));
+            let _ = hold.watch.set(task.abort_handle());
+            // A release between the look at the list and now found nothing to abort.
+            if hold.bound.get().is_none() {
+                task.abort();
+            }
+            // Each begins with a request: not thousands at once.
+            if count % 32 == 0 {
+                let next = context.clock.now().after(Duration::from_millis(1));
+                context.clock.sleep_until(next).await;
             }
         }
     }
 }
 
-/// Waits until the entry of a grant is gone, and tells its holder.
-async fn watch(context: Arc<Context>, hold: Arc<Hold>) {
-    let (attempt, live) = (Arc::clone(hold.attempt()), Arc::clone(hold.session()));
-    let session = &live.session;
+/// Waits until the entry of a grant is gone, and tells its holder. There is one such task for each
+/// grant, so it is kept small: all that is rare is in the box of `stands`.
+async fn watch(hold: Arc<Hold>) {
     let turn = Turn::Held { token: hold.token, expires: Expires::WithSession };
+    loop {
+        let backend = &hold.claim.context().backend;
+        let session = &hold.session().session;
+        let told = backend.changed(session, hold.attempt(), &hold.entry, &turn).await.is_ok();
+        if !Box::pin(stands(&hold, told)).await {
+            break;
+        }
+    }
+    let (context, session) = (hold.claim.context(), hold.session());
+    // With the session everything goes; then its own reason counts.
+    if session.is_live(context.clock.now()) {
+        // It may have gone with the whole session: find out now, not at the next turn.
+        session.ask();
+        if session.forget(hold.attempt().id).is_some() {
+            hold.lose(context, LossReason::Evicted);
+        }
+    }
+}
+
+/// Whether the entry of a grant still stands; asks until the store answers.
+async fn stands(hold: &Hold, mut told: bool) -> bool {
+    let (context, session) = (hold.claim.context(), &hold.session().session);
     let mut backoff = context.backoff(session.granted);
     loop {
-        let changed = tokio::select! {
-            biased;
-            () = live.ended() => return,
-            changed = context.backend.changed(session, &attempt, &hold.entry, &turn) => changed,
-        };
-        if changed.is_ok() {
-            let look = context.backend.look(session, &attempt, &hold.entry);
-            match limited(&*context.clock, session.request_timeout, look).await {
-                Some(Ok(Turn::Held { .. })) => {
-                    backoff = context.backoff(session.granted);
-                    continue;
-                }
-                // With the session everything goes; then its own reason counts.
-                Some(Ok(_)) if !live.is_live(context.clock.now()) => return,
-                Some(Ok(_)) => {
-                    // It may have gone with the whole session: find out now, not at the next turn.
-                    live.ask();
-                    if live.forget(attempt.id).is_some() {
-                        hold.lose(&context, LossReason::Evicted);
-                    }
-                    return;
-                }
-                _ => {}
-            }
+        if !told {
+            context.pause(&mut backoff).await;
         }
-        context.pause(&mut backoff).await;
+        let look = context.backend.look(session, hold.attempt(), &hold.entry);
+        match limited(&*context.clock, session.request_timeout, look).await {
+            Some(Ok(Turn::Held { .. })) => return true,
+            Some(Ok(_)) => return false,
+            _ => told = false,
+        }
     }
 }
 

@@ -191,6 +191,7 @@ impl LiveSession {
         context.threads.on_herald(async move {
             live.ended.cancel();
             for hold in held.values() {
+                hold.unwatch();
                 hold.signal().cancel();
             }
             held.values().for_each(|hold| hold.trace_loss());
