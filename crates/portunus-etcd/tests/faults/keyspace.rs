@@ -40,14 +40,15 @@ async fn a_foreign_value_is_a_conflict_that_names_its_key() {
         // The one has a name that no contender has, the other no lease.
         let key = format!("{}/a/{tail}", scene.namespace);
         scene.cluster.etcdctl(0, &["put", &key, "mine"]).await.unwrap();
-        let waited = within(PROMPT, "acquire ends", lock.acquire()).await.unwrap_err();
-        let tried = within(PROMPT, "try_acquire ends", lock.try_acquire()).await.unwrap_err();
-        for error in [waited, tried] {
+        let acquired = within(PROMPT, "acquire ends", lock.acquire()).await;
+        let ours_gone = scene.queued("a", 1).await;
+        assert_eq!(ours_gone[0].value(), b"mine", "ours was withdrawn, theirs was not");
+        let tried = within(PROMPT, "try_acquire ends", lock.try_acquire()).await;
+        for error in [acquired.unwrap_err(), tried.unwrap_err()] {
             assert_eq!(error.kind(), ErrorKind::Conflict, "{error:#}");
             assert!(error.to_string().contains(&key), "{error} does not name {key}");
         }
-        let left = scene.queued("a", 1).await;
-        assert_eq!(left[0].value(), b"mine", "ours was withdrawn, theirs was not");
+        scene.queued("a", 1).await;
         scene.cluster.etcdctl(0, &["del", &key]).await.unwrap();
         let guard = within(PROMPT, "all is well", lock.acquire()).await.unwrap();
         guard.release().await.unwrap();

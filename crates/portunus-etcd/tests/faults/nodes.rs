@@ -36,12 +36,13 @@ async fn while_held<T>(guards: &[Guard], work: impl Future<Output = T>) -> T {
     }
 }
 
-/// Waits until each manager renewed its session twice more.
+/// Waits until each manager that lost nothing renewed its session twice more.
 async fn renewed(managers: &[LockManager]) {
     let goals: Vec<_> = managers.iter().map(|manager| manager.stats().renewals + 2).collect();
     eventually(PATIENCE, "renewals go on", async || {
-        let late = managers.iter().zip(&goals).find(|(m, goal)| m.stats().renewals < **goal);
-        late.map_or(Ok(()), |(manager, goal)| Err((manager.stats(), *goal)))
+        let late = managers.iter().zip(&goals).map(|(manager, goal)| (manager.stats(), *goal));
+        let mut late = late.filter(|(stats, goal)| stats.lost == 0 && stats.renewals < *goal);
+        late.next().map_or(Ok(()), Err)
     })
     .await;
 }
@@ -65,7 +66,8 @@ async fn the_leader_is_killed_while_locks_are_held_and_waited_for() {
     })
     .await;
     for guard in guards {
-        assert_eq!(guard.release().await.unwrap(), Released::Clean);
+        let released = within(PATIENCE, "a release", guard.release()).await;
+        assert_eq!(released.unwrap(), Released::Clean);
     }
     let served = within(PATIENCE, "every waiter is served", join_all(waiters)).await;
     for guard in served {
@@ -78,23 +80,38 @@ async fn the_leader_is_killed_while_locks_are_held_and_waited_for() {
 #[ignore = "needs a cluster: `cargo xtask test etcd`"]
 async fn the_leader_is_paused_for_twice_the_ttl() {
     let scene = Scene::exclusive().await;
-    let (managers, guards) = holders(&scene).await;
+    let (managers, mut guards) = holders(&scene).await;
     let leader = scene.cluster.leader().await.unwrap();
     scene.cluster.pause(leader).await.unwrap();
     while_held(&guards, async {
         tokio::time::sleep(2 * TTL).await;
-        scene.cluster.unpause(leader).await.unwrap();
-        scene.cluster.wait_healthy().await.unwrap();
         renewed(&managers).await;
     })
     .await;
     for (n, guard) in guards.iter().enumerate() {
-        assert!(guard.is_held());
         let other = managers[(n + 1) % managers.len()].lock(guard.name()).unwrap();
         assert!(other.try_acquire().await.unwrap().is_none(), "two hold {}", guard.name());
     }
+    for guard in guards.drain(4..) {
+        let released = within(PATIENCE, "a release", guard.release()).await;
+        assert_eq!(released.unwrap(), Released::Clean);
+    }
+    scene.cluster.unpause(leader).await.unwrap();
+    scene.cluster.wait_healthy().await.unwrap();
+    renewed(&managers[..4]).await;
+    // Servers up to 3.5.16 at least sometimes revoke leases that live when such a leader wakes up,
+    // although it leads no more (etcd #15247). So no more can be asked for than that nobody
+    // believes in what is gone, and nobody lost what still stands.
     for guard in guards {
-        guard.release().await.unwrap();
+        let token = i64::try_from(guard.token().value()).unwrap();
+        eventually(PATIENCE, "beliefs are as the store is", async || {
+            let entries = scene.entries(guard.name().as_str()).await;
+            let stands = entries.iter().any(|entry| entry.create_revision() == token);
+            if stands == guard.is_held() { Ok(()) } else { Err((stands, guard.status())) }
+        })
+        .await;
+        println!("{}: {:?}", guard.name(), guard.status());
+        within(PATIENCE, "a release", guard.release()).await.unwrap();
     }
     scene.end().await;
 }
