@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp};
-use futures_util::future::try_join;
+use futures_util::future::join;
 use portunus_core::backend::{
     Attempt, Capabilities, Entered, EntryId, Left, LockBackend, LockObserver, Mode, Renewal,
     Session, SessionId, TokenStrength, Turn,
@@ -117,8 +117,17 @@ impl LockBackend for Etcd {
         }
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let seconds = i64::try_from(seconds).expect("BUG: at most a day");
-        let (incarnation, (lease, granted)) =
-            try_join(self.incarnation("open_session"), self.grant(seconds)).await?;
+        let (incarnation, lease) =
+            join(self.incarnation("open_session"), self.grant(seconds)).await;
+        let (lease, granted) = lease?;
+        let incarnation = match incarnation {
+            Ok(incarnation) => incarnation,
+            Err(error) => {
+                // A lease needs no permission. Nobody would know of this one.
+                let _ = self.revoke(lease).await;
+                return Err(error);
+            }
+        };
         let granted = Duration::from_secs(revision(granted)?);
         let margin = (granted / 50).max(Duration::from_millis(20));
         Ok(Session {
@@ -140,11 +149,7 @@ impl LockBackend for Etcd {
     async fn close_session(&self, session: &Session) -> Result<()> {
         let lease = lease(session)?;
         self.slots.close(session.id);
-        let revoked = self.store.endpoints.run(Effect::Write, |client| {
-            let mut leases = client.lease_client();
-            async move { leases.revoke(lease).await }
-        });
-        match revoked.await {
+        match self.revoke(lease).await {
             Err(fault) if fault.verdict.kind != ErrorKind::Lost => {
                 Err(fault.into_error("close_session", None))
             }

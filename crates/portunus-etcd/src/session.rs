@@ -5,7 +5,7 @@ use portunus_core::error::{Error, ErrorKind, Result};
 use portunus_core::token::Incarnation;
 
 use crate::backend::Etcd;
-use crate::error::{Effect, STORE};
+use crate::error::{Effect, Fault, STORE};
 use crate::store::created_at;
 
 impl Etcd {
@@ -54,5 +54,14 @@ impl Etcd {
         });
         let granted = granted.await.map_err(|fault| fault.into_error("open_session", None))?;
         Ok((lease, granted.ttl()))
+    }
+
+    /// Revokes a lease: everything under it goes.
+    pub(crate) async fn revoke(&self, lease: i64) -> Result<(), Fault> {
+        let revoked = self.store.endpoints.run(Effect::Write, |client| {
+            let mut leases = client.lease_client();
+            async move { leases.revoke(lease).await }
+        });
+        revoked.await.map(drop)
     }
 }

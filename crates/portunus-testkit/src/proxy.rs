@@ -4,17 +4,19 @@
 //! *replies*. Data that is held is not lost; it flows on at [`Proxy::pass`], late, or goes at
 //! [`Proxy::cut`]. So "the reply to the entering transaction is lost" is `hold_replies`, the
 //! call, `wait_held(Replies)`, `cut`; "the entering transaction arrives after the clean-up" is
-//! `hold_requests`, the call, `wait_held(Requests)`, the clean-up by another way, `pass`.
+//! `hold_requests`, the call, `wait_held(Requests)`, the clean-up by another way, `release`.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 /// A way through the proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -69,8 +71,15 @@ impl Proxy {
     /// Lets everything flow, what was held first, and accepts new connections.
     pub fn pass(&self) {
         self.set(|switches| {
-            *switches = Switches { cuts: switches.cuts, ..Switches::default() };
+            let Switches { cuts, releases, .. } = *switches;
+            *switches = Switches { cuts, releases, ..Switches::default() };
         });
+    }
+
+    /// Lets what is in hand now flow, late, while what comes behind it is held: a request that
+    /// arrives although its client has gone, and has said so.
+    pub fn release(&self) {
+        self.set(|switches| switches.releases += 1);
     }
 
     /// Holds what clients send from now on; connections stay open.
@@ -139,6 +148,8 @@ struct Switches {
     refuse: bool,
     /// Each increment resets the connections that are open then.
     cuts: u64,
+    /// Each increment lets go of what is in hand then.
+    releases: u64,
 }
 
 impl Switches {
@@ -239,7 +250,7 @@ async fn connect(mut client: TcpStream, upstream: &str, control: &Control, cuts:
     }
 }
 
-/// Moves one direction, a piece at a time; the piece in hand is what is held.
+/// Moves one direction, a piece at a time; what is in hand is held.
 async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
@@ -250,7 +261,18 @@ async fn pump(
     let mut piece = vec![0; 16 * 1024];
     loop {
         let length = from.read(&mut piece).await?;
-        if switches.borrow().hold(direction) {
+        let (mut hand, mut ends) = (piece[..length].to_vec(), length == 0);
+        let released = {
+            let switches = switches.borrow();
+            switches.hold(direction).then_some(switches.releases)
+        };
+        if let Some(released) = released {
+            // A message may come in several pieces, one right behind the other.
+            while !ends && let Ok(length) = timeout(GATHER, from.read(&mut piece)).await {
+                let length = length?;
+                ends = length == 0;
+                hand.extend_from_slice(&piece[..length]);
+            }
             let _held = Counted::new(
                 control,
                 match direction {
@@ -259,14 +281,19 @@ async fn pump(
                 },
             );
             // The sender outlives its connections.
-            switches.wait_for(|switches| !switches.hold(direction)).await.ok();
+            let flows =
+                |switches: &Switches| switches.releases > released || !switches.hold(direction);
+            switches.wait_for(flows).await.ok();
         }
-        if length == 0 {
+        to.write_all(&hand).await?;
+        if ends {
             return to.shutdown().await;
         }
-        to.write_all(&piece[..length]).await?;
     }
 }
+
+/// What comes so soon behind belongs to what is in hand.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// Closes with RST in place of FIN.
 fn reset(stream: TcpStream) {

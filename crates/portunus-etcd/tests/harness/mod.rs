@@ -1,4 +1,7 @@
 //! A namespace of its own on the shared cluster, or on the cluster that `PORTUNUS_TEST_ETCD` names.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+pub mod scene;
 
 use async_trait::async_trait;
 use etcd_client::{Client, GetOptions};
@@ -60,22 +63,30 @@ impl Harness for EtcdHarness {
     }
 
     async fn audit(&self, sessions: &[Session]) -> Vec<String> {
-        let mut raw = self.raw.clone();
-        let mut left = Vec::new();
-        let options = GetOptions::new().with_prefix().with_keys_only();
-        let keys = raw.get(format!("{}/", self.namespace), Some(options)).await.unwrap();
-        for key in keys.kvs() {
-            let key = key.key_str().unwrap();
-            if !key.ends_with("/.incarnation") {
-                left.push(format!("key {key}"));
-            }
-        }
-        for session in sessions {
-            let lease = i64::try_from(session.id.0).unwrap();
-            if raw.lease_time_to_live(lease, None).await.unwrap().ttl() > 0 {
-                left.push(format!("lease {}", session.id));
-            }
-        }
-        left
+        let leases = sessions.iter().map(|session| i64::try_from(session.id.0).unwrap());
+        left(&mut self.raw.clone(), &self.namespace, leases).await
     }
+}
+
+/// What is left of a namespace, and which of these leases live.
+async fn left(
+    raw: &mut Client,
+    namespace: &str,
+    leases: impl Iterator<Item = i64> + Send,
+) -> Vec<String> {
+    let mut left = Vec::new();
+    let options = GetOptions::new().with_prefix().with_keys_only();
+    let keys = raw.get(format!("{namespace}/"), Some(options)).await.unwrap();
+    for key in keys.kvs() {
+        let key = key.key_str().unwrap();
+        if !key.ends_with("/.incarnation") {
+            left.push(format!("key {key}"));
+        }
+    }
+    for lease in leases {
+        if raw.lease_time_to_live(lease, None).await.unwrap().ttl() > 0 {
+            left.push(format!("lease {lease:x}"));
+        }
+    }
+    left
 }

@@ -60,6 +60,21 @@ impl Etcd {
         .await
     }
 
+    /// What the node counts, in the text format of Prometheus.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`] when the node is down or frozen.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only looks.
+    pub async fn metrics(&self, node: usize) -> Result<String> {
+        let etcd = self.clone();
+        let asked = engine::run(async move { etcd.ask(node, "/metrics").await }).await;
+        asked.map_err(Error::engine("show a node's metrics"))
+    }
+
     /// Succeeds when a quorum takes the node for its leader.
     async fn leads(&self, node: usize) -> io::Result<usize> {
         // In this order: a leader that was cut off believes in itself for an election timeout
