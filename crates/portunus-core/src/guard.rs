@@ -176,7 +176,7 @@ impl Guard {
         let session = Arc::clone(self.hold.session());
         let withdrawn = tokio::select! {
             biased;
-            withdrawn = withdrawal => Some(withdrawn),
+            withdrawn = withdrawal => withdrawn,
             () = session.ended() => None,
         };
         span.in_scope(|| tracing::debug!(?withdrawn, "released"));

@@ -96,21 +96,24 @@ impl Engine {
     ) -> Result<Option<Arc<Hold>>> {
         let _waiting = self.waiting(lock)?;
         let seek = seek::acquire(Arc::clone(self), Arc::clone(lock), mode, wait);
-        self.run("acquire", seek).await
+        // The grant is released if nobody takes it out of the answer.
+        let granted = async { seek.await.map(|hold| hold.map(Some).map(Granted)) };
+        Ok(self.run("acquire", granted).await?.and_then(Granted::take))
     }
 
     /// Does work for a caller who awaits it; dropping the future drops the work.
-    pub(crate) async fn run<T>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         operation: &'static str,
-        work: impl Future<Output = Result<T>> + Send,
+        work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         if self.context.is_forked() {
             // The threads that would do it are the parent's.
             let error = self.context.error(ErrorKind::Unsupported, operation);
             return Err(error.with_detail("this process was forked; connect anew in it"));
         }
-        self.context.threads.run(work).await
+        let done = self.context.threads.run(work).await;
+        done.unwrap_or_else(|| Err(self.closed(operation)))
     }
 
     /// Refuses new calls, waits for guards, calls and clean-ups to end, closes the sessions.
@@ -163,6 +166,23 @@ impl Drop for Engine {
     fn drop(&mut self) {
         if !self.context.is_forked() {
             self.sessions.close();
+        }
+    }
+}
+
+/// A grant on its way to the caller.
+struct Granted(Option<Arc<Hold>>);
+
+impl Granted {
+    fn take(mut self) -> Option<Arc<Hold>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        if let Some(hold) = self.0.take() {
+            drop(hold.end());
         }
     }
 }

@@ -2,12 +2,8 @@
 //!
 //! - The *keeper* renews sessions and ends them at their deadlines. No code of the user's runs
 //!   there: what it has to say goes to the herald.
-//! - The *herald* carries connections, watches and clean-up, fires loss signals, speaks to
-//!   `tracing`, and wakes the user's tasks. A waker or subscriber that blocks delays these, never a
-//!   renewal.
-//!
-//! What a caller awaits is polled by the caller, in the herald's context: a detour over a task of
-//! the herald's would cost two changes of thread for each request.
+//! - The *herald* carries requests, watches and clean-up, fires loss signals, speaks to `tracing`,
+//!   and wakes the user's tasks. A waker or subscriber that blocks delays these, never a renewal.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -57,88 +53,78 @@ impl Threads {
         self.herald.spawn(work)
     }
 
-    /// Begins `work` that goes on to its end whatever becomes of the answer: the caller's polls
-    /// drive it while there are any, then the herald. The first poll is made here.
+    /// Begins `work` on the caller's thread and leaves what has to wait to the herald, so that
+    /// work without waiting costs no hop. Dropping the answer does not end the work.
     pub(crate) fn begin<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Begun<T> {
-        let mut begun =
-            Begun { state: State::Running(Box::pin(work)), herald: self.herald.clone() };
-        // A guard in a thread-local is dropped at the end of its thread: no place for a poll.
-        let ended = Handle::try_current().is_err_and(|error| error.is_thread_local_destroyed());
-        if !ended
-            && let Poll::Ready(output) = begun.advance(&mut Context::from_waker(Waker::noop()))
-        {
-            begun.state = State::Done(output);
+        let mut work = Box::pin(work);
+        let first = match Handle::try_current() {
+            // A guard in a thread-local is dropped at the end of its thread: no place for a poll.
+            Err(error) if error.is_thread_local_destroyed() => Poll::Pending,
+            _ => {
+                let _context = self.herald.enter();
+                // The real waker is given by the poll on the herald.
+                work.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+            }
+        };
+        match first {
+            Poll::Ready(output) => Begun::Done(Some(output)),
+            Poll::Pending => Begun::Running(self.herald.spawn(work)),
         }
-        begun
     }
 
-    /// Does `work` for the caller who polls this; dropping it drops `work`. Timers and connections
-    /// are the herald's, so any executor will do, and the reply wakes the caller without a detour.
-    pub(crate) async fn run<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut work = std::pin::pin!(work);
-        std::future::poll_fn(|cx| {
-            let _context = self.herald.enter();
-            work.as_mut().poll(cx)
-        })
-        .await
+    /// Like [`begin`](Self::begin) for a caller who awaits it: dropping this future drops `work`.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let mut begun = AbortOnDrop(self.begin(work));
+        std::future::poll_fn(|cx| Pin::new(&mut begun.0).poll(cx)).await
+    }
+}
+
+/// Work that was begun; a future of its output, `None` when the thread is gone.
+#[derive(Debug)]
+pub(crate) enum Begun<T> {
+    Done(Option<T>),
+    Running(JoinHandle<T>),
+}
+
+/// The output is moved out, never pinned.
+impl<T> Unpin for Begun<T> {}
+
+impl<T> Future for Begun<T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Done(output) => Poll::Ready(output.take()),
+            Self::Running(task) => Pin::new(task).poll(cx).map(|joined| match joined {
+                Ok(output) => Some(output),
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => None,
+                },
+            }),
+        }
+    }
+}
+
+struct AbortOnDrop<T>(Begun<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        if let Begun::Running(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
         self.stop.cancel();
-    }
-}
-
-/// Work that was begun; a future of its output. Dropping it leaves the work to the herald.
-pub(crate) struct Begun<T: Send + 'static> {
-    state: State<T>,
-    herald: Handle,
-}
-
-enum State<T> {
-    Running(Pin<Box<dyn Future<Output = T> + Send>>),
-    Done(T),
-    Taken,
-}
-
-impl<T: Send> Begun<T> {
-    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<T> {
-        let State::Running(work) = &mut self.state else { return Poll::Pending };
-        let _context = self.herald.enter();
-        work.as_mut().poll(cx)
-    }
-}
-
-/// The output is moved out, never pinned.
-impl<T: Send> Unpin for Begun<T> {}
-
-impl<T: Send> Future for Begun<T> {
-    type Output = T;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let output = match std::mem::replace(&mut self.state, State::Taken) {
-            State::Done(output) => Poll::Ready(output),
-            state => {
-                self.state = state;
-                self.advance(cx)
-            }
-        };
-        if output.is_ready() {
-            self.state = State::Taken;
-        }
-        output
-    }
-}
-
-impl<T: Send + 'static> Drop for Begun<T> {
-    fn drop(&mut self) {
-        if let State::Running(work) = std::mem::replace(&mut self.state, State::Taken) {
-            self.herald.spawn(work);
-        }
     }
 }
 
