@@ -208,7 +208,12 @@ impl LiveSession {
                 () = self.asked.notified() => {}
                 () = context.clock.sleep_until(next.min(self.bound())) => {}
             }
-            match self.renew(&context).await {
+            let renewed = tokio::select! {
+                biased;
+                () = self.closing.cancelled() => break LossReason::Closed,
+                renewed = self.renew(&context) => renewed,
+            };
+            match renewed {
                 Ok(sent) => next = sent.after(self.session.renew_every),
                 Err(reason) => break reason,
             }
@@ -254,7 +259,6 @@ impl LiveSession {
             self.suspend(context, error);
             tokio::select! {
                 biased;
-                () = self.closing.cancelled() => return Err(LossReason::Closed),
                 () = context.clock.sleep_until(self.bound()) => {}
                 () = context.pause(&mut backoff) => {}
             }

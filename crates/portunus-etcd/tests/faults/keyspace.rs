@@ -75,7 +75,15 @@ async fn a_release_with_500_waiters_wakes_one() {
     scene.queued("a", WAITERS + 1).await;
 
     let requests = async || scene.counted(None, &["grpc_server_started_total", "unary"]).await;
-    let before = requests().await;
+    // The last of them have yet to look once after their watch was opened.
+    let mut before = requests().await;
+    eventually(PATIENCE, "all wait", async || {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = requests().await;
+        let settled = std::mem::replace(&mut before, now) == now;
+        if settled { Ok(()) } else { Err(now) }
+    })
+    .await;
     let mut holder = first;
     for _ in 0..RELEASES {
         let token = holder.token().value();
