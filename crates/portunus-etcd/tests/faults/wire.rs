@@ -144,6 +144,8 @@ async fn an_entering_transaction_that_arrives_after_the_clean_up_has_no_effect()
 async fn an_entering_transaction_at_a_frozen_follower_has_no_effect_later() {
     let scene = Scene::exclusive().await;
     let leader = scene.cluster.leader().await.unwrap();
+    // Kept open, so that the managers on them can close their sessions in the end.
+    let mut others = Vec::new();
     let (ways, manager, follower) = loop {
         let ways = Ways::open(&scene).await;
         let manager = ways.manager(&scene, LONG).await;
@@ -152,6 +154,7 @@ async fn an_entering_transaction_at_a_frozen_follower_has_no_effect_later() {
         if asked != leader {
             break (ways, manager, asked);
         }
+        others.push(ways);
     };
     let before = transactions(&scene, follower).await;
     scene.cluster.pause(follower).await.unwrap();
