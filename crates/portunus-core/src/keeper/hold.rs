@@ -1,5 +1,6 @@
 //! A grant while it is believed, and the watch over its entry.
 
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -23,7 +24,8 @@ pub(crate) struct Hold {
     since: Moment,
     bound: DeadlineCell,
     reason: OnceLock<LossReason>,
-    signal: CancellationToken,
+    /// Made for the first who asks for it: most grants are released and nobody ever does.
+    signal: OnceLock<CancellationToken>,
     watch: OnceLock<AbortHandle>,
     timer: OnceLock<AbortHandle>,
 }
@@ -50,7 +52,7 @@ impl Hold {
             since,
             bound: DeadlineCell::new(bound.nanos()),
             reason: OnceLock::new(),
-            signal: CancellationToken::new(),
+            signal: OnceLock::new(),
             watch: OnceLock::new(),
             timer: OnceLock::new(),
         });
@@ -72,8 +74,25 @@ impl Hold {
         self.claim.session()
     }
 
+    /// The signal that fires when the grant is lost.
     pub(crate) fn signal(&self) -> &CancellationToken {
-        &self.signal
+        let signal = self.signal.get_or_init(CancellationToken::new);
+        // Either this sees the loss, or `tell` sees the signal.
+        fence(Ordering::SeqCst);
+        if self.reason.get().is_some() {
+            signal.cancel();
+        }
+        signal
+    }
+
+    /// Fires the loss signal, on the herald.
+    pub(crate) fn tell(&self) {
+        // Settles the reason.
+        let _ = self.loss();
+        fence(Ordering::SeqCst);
+        if let Some(signal) = self.signal.get() {
+            signal.cancel();
+        }
     }
 
     /// The moment at which the belief ends unless it is renewed; `None` once it has ended.
@@ -110,7 +129,7 @@ impl Hold {
         self.bound.expire();
         let hold = Arc::clone(self);
         context.threads.on_herald(async move {
-            hold.signal.cancel();
+            hold.tell();
             hold.trace_loss();
         });
     }
@@ -118,7 +137,7 @@ impl Hold {
     /// Counts and traces a loss, after the signals: a subscriber may be slow.
     pub(crate) fn trace_loss(&self) {
         let context = self.claim.context();
-        context.counters.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        context.counters.lost.fetch_add(1, Ordering::Relaxed);
         let reason = self.loss();
         tracing::warn!(token = self.token, ?reason, "lock lost");
     }

@@ -192,7 +192,7 @@ impl LiveSession {
             live.ended.cancel();
             for hold in held.values() {
                 hold.unwatch();
-                hold.signal().cancel();
+                hold.tell();
             }
             held.values().for_each(|hold| hold.trace_loss());
         });
