@@ -129,15 +129,7 @@ impl LockBackend for Etcd {
             }
         };
         let granted = Duration::from_secs(revision(granted)?);
-        let margin = (granted / 50).max(Duration::from_millis(20));
-        Ok(Session {
-            id: SessionId(u128::from(revision(lease)?)),
-            incarnation,
-            granted,
-            validity: (granted - granted / 100).saturating_sub(margin),
-            renew_every: granted / 3,
-            request_timeout: granted / 6,
-        })
+        Ok(Session::leased(SessionId(u128::from(revision(lease)?)), incarnation, granted))
     }
 
     async fn renew(&self, session: &Session, _held: &[Arc<Attempt>]) -> Result<Renewal> {
