@@ -4,7 +4,7 @@
 
 use portunus_core::clock::{Clock, TokioClock};
 use portunus_core::error::ErrorKind;
-use portunus_core::guard::{LossReason, Ran, Released, Status};
+use portunus_core::guard::{Guard, LossReason, Ran, Released, Status};
 use portunus_core::manager::{LockManager, ManagerBuilder};
 use portunus_core::memory::Memory;
 use portunus_testkit::faults::{Faults, Faulty};
@@ -49,6 +49,11 @@ impl Bench {
     }
 }
 
+/// Waits for the loss signal, but not for ever.
+async fn lost(guard: &Guard) -> LossReason {
+    tokio::time::timeout(100 * TTL, guard.lost()).await.expect("the loss is told")
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cut_off_holder_is_suspended_then_lost_before_the_store_can_grant() {
     let bench = Bench::new();
@@ -60,7 +65,7 @@ async fn a_cut_off_holder_is_suspended_then_lost_before_the_store_can_grant() {
     bench.clock.sleep_until(bench.clock.now().after(TTL * 2 / 3)).await;
     assert_eq!(guard.status(), Status::Suspended);
     assert!(guard.is_held() && guard.remaining() > Duration::ZERO);
-    assert_eq!(guard.lost().await, LossReason::Expired);
+    assert_eq!(lost(&guard).await, LossReason::Expired);
     assert!(!guard.is_held() && !waiting.is_finished());
     assert_eq!(guard.remaining(), Duration::ZERO);
     let next = waiting.await.unwrap();
@@ -106,7 +111,7 @@ async fn lock_delay_keeps_a_lost_lock_shut_and_a_released_one_not() {
     assert!(bench.clock.now().since(begun) < Duration::from_secs(1), "a clean release");
     let guard = manager.lock("a").unwrap().acquire().await.unwrap();
     bench.cut();
-    guard.lost().await;
+    lost(&guard).await;
     let lost = bench.clock.now();
     bench.heal();
     let next = other.lock("a").unwrap().acquire().await.unwrap();
@@ -188,7 +193,7 @@ async fn shutdown_drains_and_then_ends_what_is_left() {
     let begun = bench.clock.now();
     assert_eq!(manager.shutdown(TTL).await.unwrap(), 1);
     assert!(bench.clock.now().since(begun) >= TTL);
-    assert_eq!(guard.lost().await, LossReason::Closed);
+    assert_eq!(lost(&guard).await, LossReason::Closed);
     assert_eq!(waiting.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(lock.acquire().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(other.lock("a").unwrap().try_acquire().await.unwrap().is_some());
@@ -229,7 +234,7 @@ fn a_guard_outlives_the_runtime_that_it_was_acquired_on() {
 #[test]
 fn a_guard_in_a_thread_local_is_released_at_the_end_of_its_thread() {
     thread_local! {
-        static KEPT: std::cell::RefCell<Option<portunus_core::guard::Guard>> =
+        static KEPT: std::cell::RefCell<Option<Guard>> =
             const { std::cell::RefCell::new(None) };
     }
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -276,5 +281,5 @@ async fn a_session_with_too_many_doubts_is_retired_and_closed_with_the_rest() {
     assert_eq!(manager.stats().sessions, 2, "a new session for new attempts");
     assert!(kept.is_held(), "the old one lives for what it holds");
     assert_eq!(manager.shutdown(Duration::ZERO).await.unwrap(), 1);
-    assert_eq!(kept.lost().await, LossReason::Closed);
+    assert_eq!(lost(&kept).await, LossReason::Closed);
 }
