@@ -22,5 +22,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
     -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign
 # etcd's own gateway connects with the server certificate, hence clientAuth on it too.
 sign server serverAuth,clientAuth \
-    DNS:localhost,DNS:etcd1,DNS:etcd2,DNS:etcd3,IP:127.0.0.1
+    DNS:localhost,IP:127.0.0.1,DNS:etcd1,DNS:etcd2,DNS:etcd3,DNS:zookeeper1,DNS:zookeeper2,DNS:zookeeper3
 sign client clientAuth DNS:portunus-client
+# ZooKeeper reads key and certificate from one file.
+cat server.key server.crt >server.pem

@@ -4,6 +4,8 @@
 //! cargo run -p portunus-examples --example quickstart
 //! cargo run -p portunus-examples --features etcd --example quickstart -- \
 //!     etcd://127.0.0.1:2379,127.0.0.1:22379,127.0.0.1:32379 --rounds 20
+//! cargo run -p portunus-examples --features zookeeper --example quickstart -- \
+//!     zookeeper://127.0.0.1:2181,127.0.0.1:22181,127.0.0.1:32181 --rounds 20
 //! ```
 //!
 //! With `--rounds 20` it runs for about half a minute: time to kill a node of a cluster meanwhile.

@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The modules of core, low to high. A module imports only from lines before its own.
-const RANKS: [&[&str]; 13] = [
+const RANKS: [&[&str]; 14] = [
     &["error"],
     &["name"],
     &["token"],
     &["clock", "url"],
+    &["tls"],
     &["backend"],
     &["queue"],
     &["chance", "loss", "mutant", "sync"],
@@ -28,7 +29,8 @@ const RANKS: [&[&str]; 13] = [
 const TIMED: [&str; 5] = ["clock", "guard", "keeper", "lock", "memory"];
 
 /// The facade's stores and the one client library that each may bring.
-const BACKENDS: [(&str, &str); 1] = [("portunus-etcd", "etcd-client")];
+const BACKENDS: [(&str, &str); 2] =
+    [("portunus-etcd", "etcd-client"), ("portunus-zookeeper", "zookeeper-client")];
 
 /// Words that core must not know, in any spelling.
 const STORES: [&str; 8] =

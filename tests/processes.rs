@@ -9,22 +9,50 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portunus::LockManager;
-use portunus_testkit::cluster::{Access, Etcd};
+use portunus_testkit::cluster::{Access, Etcd, ZooKeeper};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The shortest that etcd grants.
 const TTL: Duration = Duration::from_secs(2);
-/// etcd looks for expired leases each half second, at most; the rest is for a busy machine.
+/// Both stores look for what expired each half second, at most; the rest is for a busy machine.
 const SLACK: Duration = Duration::from_millis(1500);
 /// How long that may take which needs a few round trips.
 const PROMPT: Duration = Duration::from_secs(3);
 
-#[tokio::test]
-#[ignore = "needs a cluster: `cargo xtask test etcd`"]
-async fn a_holder_stopped_past_its_ttl_sees_the_loss_at_its_first_look() {
-    let scene = Scene::open().await;
+/// Makes each test once for each store.
+macro_rules! on_every_store {
+    ($($test:ident)+) => {
+        mod etcd {
+            $(
+                #[tokio::test]
+                #[ignore = "needs a cluster: `cargo xtask test etcd`"]
+                async fn $test() {
+                    super::$test(super::Scene::etcd().await).await;
+                }
+            )+
+        }
+        mod zookeeper {
+            $(
+                #[tokio::test]
+                #[ignore = "needs a cluster: `cargo xtask test zookeeper`"]
+                async fn $test() {
+                    super::$test(super::Scene::zookeeper().await).await;
+                }
+            )+
+        }
+    };
+}
+
+on_every_store! {
+    a_holder_stopped_past_its_ttl_sees_the_loss_at_its_first_look
+    a_killed_holders_lock_is_free_within_its_ttl
+    a_waiter_killed_in_mid_queue_holds_up_nobody
+    an_executor_blocked_for_twice_the_ttl_keeps_its_lock
+}
+
+async fn a_holder_stopped_past_its_ttl_sees_the_loss_at_its_first_look(scene: Scene) {
     let (mut stopped, mut other) = (scene.worker("2s", "a").await, scene.worker("30s", "a").await);
     let first = stopped.acquire().await;
     stopped.ask("look", "held true").await;
@@ -48,36 +76,37 @@ async fn a_holder_stopped_past_its_ttl_sees_the_loss_at_its_first_look() {
     scene.end().await;
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: `cargo xtask test etcd`"]
-async fn a_killed_holders_lock_is_free_within_its_ttl() {
-    let scene = Scene::open().await;
+async fn a_killed_holders_lock_is_free_within_its_ttl(scene: Scene) {
     let manager = scene.manager("30s").await;
-    let mut last = 0;
-    for _ in 0..5 {
-        let mut holder = scene.worker("2s", "a").await;
-        let token = holder.acquire().await;
-        assert!(token > last);
-        let lock = manager.lock("a").unwrap();
-        let waiter = tokio::spawn(async move { lock.acquire().await });
-        scene.queued("a", 2).await;
-        let killed = Instant::now();
-        holder.signal(Signal::SIGKILL);
-        let waited = timeout(TTL + SLACK, waiter).await.expect("the lock is free in time");
-        let guard = waited.unwrap().unwrap();
-        println!("free after {:?}", killed.elapsed());
-        last = guard.token().value();
-        assert!(last > token);
-        guard.release().await.unwrap();
+    let mut last = [0; 5];
+    for round in 0..scene.rounds() {
+        let mut holders = Vec::new();
+        for (number, last) in last.iter().enumerate() {
+            let name = format!("a{number}");
+            let mut holder = scene.worker("2s", &name).await;
+            let token = holder.acquire().await;
+            assert!(token > *last);
+            let lock = manager.lock(&name).unwrap();
+            let waiter = tokio::spawn(async move { lock.acquire().await });
+            scene.queued(&name, 2).await;
+            holders.push((holder, token, waiter));
+        }
+        for (number, (mut holder, token, waiter)) in holders.into_iter().enumerate() {
+            let killed = Instant::now();
+            holder.signal(Signal::SIGKILL);
+            let waited = timeout(TTL + SLACK, waiter).await.expect("the lock is free in time");
+            let guard = waited.unwrap().unwrap();
+            println!("round {round}: free after {:?}", killed.elapsed());
+            last[number] = guard.token().value();
+            assert!(last[number] > token);
+            guard.release().await.unwrap();
+        }
     }
     manager.shutdown(PROMPT).await.unwrap();
     scene.end().await;
 }
 
-#[tokio::test]
-#[ignore = "needs a cluster: `cargo xtask test etcd`"]
-async fn a_waiter_killed_in_mid_queue_holds_up_nobody() {
-    let scene = Scene::open().await;
+async fn a_waiter_killed_in_mid_queue_holds_up_nobody(scene: Scene) {
     let manager = scene.manager("30s").await;
     let guard = manager.lock("a").unwrap().acquire().await.unwrap();
     let mut killed = scene.worker("2s", "a").await;
@@ -98,10 +127,7 @@ async fn a_waiter_killed_in_mid_queue_holds_up_nobody() {
 }
 
 /// On a current-thread runtime: nothing of the user's runs meanwhile.
-#[tokio::test]
-#[ignore = "needs a cluster: `cargo xtask test etcd`"]
-async fn an_executor_blocked_for_twice_the_ttl_keeps_its_lock() {
-    let scene = Scene::open().await;
+async fn an_executor_blocked_for_twice_the_ttl_keeps_its_lock(scene: Scene) {
     let mut other = scene.worker("30s", "a").await;
     let manager = scene.manager("2s").await;
     let guard = manager.lock("a").unwrap().acquire().await.unwrap();
@@ -118,24 +144,44 @@ async fn an_executor_blocked_for_twice_the_ttl_keeps_its_lock() {
     scene.end().await;
 }
 
-struct Scene(Access);
+/// A store with the cluster alone.
+struct Scene {
+    store: Store,
+    /// Looks at queues, with a session of its own.
+    observer: LockManager,
+}
+
+enum Store {
+    Etcd(Access<Etcd>),
+    ZooKeeper(Access<ZooKeeper>),
+}
 
 impl Scene {
-    async fn open() -> Self {
-        Self(Etcd::exclusive().await.unwrap())
+    async fn etcd() -> Self {
+        Self::open(Store::Etcd(Etcd::exclusive().await.unwrap())).await
     }
 
-    fn url(&self, ttl: &str) -> String {
-        format!("etcd://{}?ttl={ttl}", self.0.endpoints().join(","))
+    async fn zookeeper() -> Self {
+        Self::open(Store::ZooKeeper(ZooKeeper::exclusive().await.unwrap())).await
+    }
+
+    async fn open(store: Store) -> Self {
+        let observer = portunus::connect(store.url("30s")).await.unwrap();
+        Self { store, observer }
+    }
+
+    /// How often to kill five holders: once, or as often as `PORTUNUS_KILLS` says.
+    fn rounds(&self) -> u32 {
+        std::env::var("PORTUNUS_KILLS").map_or(1, |rounds| rounds.parse().unwrap())
     }
 
     async fn manager(&self, ttl: &str) -> LockManager {
-        portunus::connect(self.url(ttl)).await.unwrap()
+        portunus::connect(self.store.url(ttl)).await.unwrap()
     }
 
     async fn worker(&self, ttl: &str, name: &str) -> Worker {
         let mut child = Command::new(env!("CARGO_BIN_EXE_portunus-test-worker"))
-            .args([self.url(ttl).as_str(), name])
+            .args([self.store.url(ttl).as_str(), name])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -151,27 +197,53 @@ impl Scene {
     /// Waits until `count` entries stand in the queue of a lock.
     async fn queued(&self, name: &str, count: usize) {
         eventually(&format!("{count} entries"), async || {
-            let found = self.keys(&format!("portunus/{name}/")).await;
+            let found = self.observer.contenders(name).await.unwrap();
             if found.len() == count { Ok(()) } else { Err(found) }
         })
         .await;
     }
 
-    async fn keys(&self, prefix: &str) -> Vec<String> {
-        let keys = self.0.etcdctl(0, &["get", "--prefix", "--keys-only", prefix]).await.unwrap();
-        keys.stdout.lines().filter(|key| !key.is_empty()).map(str::to_owned).collect()
-    }
-
-    /// Fails when a key or a lease is left.
+    /// Fails when an entry or a session is left.
     async fn end(self) {
+        self.observer.shutdown(PROMPT).await.unwrap();
         eventually("nothing left", async || {
-            let mut left = self.keys("").await;
-            left.retain(|key| !key.ends_with("/.incarnation"));
-            let leases = self.0.etcdctl(0, &["lease", "list"]).await.unwrap().stdout;
-            let clean = left.is_empty() && leases.starts_with("found 0 leases");
-            if clean { Ok(()) } else { Err((left, leases)) }
+            let left = self.store.left().await;
+            if left.is_empty() { Ok(()) } else { Err(left) }
         })
         .await;
+    }
+}
+
+impl Store {
+    fn url(&self, ttl: &str) -> String {
+        let (scheme, endpoints) = match self {
+            Self::Etcd(etcd) => ("etcd", etcd.endpoints()),
+            Self::ZooKeeper(zookeeper) => ("zookeeper", zookeeper.endpoints()),
+        };
+        format!("{scheme}://{}?ttl={ttl}", endpoints.join(","))
+    }
+
+    /// Entries and sessions, a line each.
+    async fn left(&self) -> Vec<String> {
+        match self {
+            Self::Etcd(etcd) => {
+                let keys = etcd.etcdctl(0, &["get", "--prefix", "--keys-only", ""]).await.unwrap();
+                let leases = etcd.etcdctl(0, &["lease", "list"]).await.unwrap();
+                let lines = keys.stdout.lines().chain(leases.stdout.lines());
+                let fine = ["", "found 0 leases", "portunus/.incarnation"];
+                lines.filter(|line| !fine.contains(line)).map(str::to_owned).collect()
+            }
+            Self::ZooKeeper(zookeeper) => {
+                let leader = zookeeper.leader().await.unwrap();
+                let dump = zookeeper.ask(leader, "dump").await.unwrap();
+                let lines = dump.lines().map(str::trim);
+                // Each ephemeral node, and each session with the moment at which it expires.
+                lines
+                    .filter(|line| line.starts_with("0x") || line.starts_with('/'))
+                    .map(str::to_owned)
+                    .collect()
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ const END: &str = "<!-- capabilities: end -->";
 
 #[test]
 #[cfg_attr(
-    not(feature = "etcd"),
+    not(all(feature = "etcd", feature = "zookeeper")),
     ignore = "needs every store: `cargo test -p portunus-tests --all-features --test readme`"
 )]
 fn the_table_says_what_the_stores_state() {
@@ -38,6 +38,8 @@ fn stores() -> Vec<Capabilities> {
         Memory::new().capabilities(),
         #[cfg(feature = "etcd")]
         etcd(),
+        #[cfg(feature = "zookeeper")]
+        zookeeper(),
     ]
 }
 
@@ -49,6 +51,14 @@ fn etcd() -> Capabilities {
     let mut url = portunus::backend::StoreUrl::parse("etcd://localhost").expect("a URL");
     let config = EtcdConfig::from_url(&mut url).expect("a configuration");
     Etcd::new(config).expect("a backend").capabilities()
+}
+
+#[cfg(feature = "zookeeper")]
+fn zookeeper() -> Capabilities {
+    use portunus::zookeeper::{ZooKeeper, ZooKeeperConfig};
+
+    let config = ZooKeeperConfig::new(["localhost"]).expect("a configuration");
+    ZooKeeper::new(config).expect("a backend").capabilities()
 }
 
 /// Only what a user can meet: shared holds and permits have no API yet.

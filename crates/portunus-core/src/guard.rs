@@ -158,9 +158,12 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unconfirmed`]: the store did not confirm it while the session lived. The lock
-    /// is not held any more; its entry goes in the background, at the latest with the session's
-    /// time to live.
+    /// In each case the lock is not held any more. Its entry goes in the background, at the latest
+    /// with the session's time to live, and others wait until then.
+    ///
+    /// - [`ErrorKind::Unconfirmed`]: the store did not confirm it while the session lived.
+    /// - [`ErrorKind::Denied`], rarely another kind: the store refuses it. It is tried again all the
+    ///   same.
     ///
     /// # Cancel safety
     ///
@@ -178,6 +181,7 @@ impl Guard {
             biased;
             withdrawn = withdrawal => withdrawn,
             () = session.ended() => None,
+            Some(error) = session.refused(self.hold.attempt().id) => return Err(error),
         };
         span.in_scope(|| tracing::debug!(?withdrawn, "released"));
         match withdrawn {

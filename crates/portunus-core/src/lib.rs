@@ -7,6 +7,8 @@ pub mod token;
 pub mod clock;
 pub mod url;
 
+pub mod tls;
+
 pub mod backend;
 pub mod queue;
 

@@ -192,7 +192,7 @@ impl ManagerBuilder {
     }
 
     /// How long the store keeps the locks of a process that has died; the store rounds up to its
-    /// step and may grant more. Renewed three times as often.
+    /// step and may grant more. Renewed three times as often, or more where the store needs it.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.options.ttl = ttl;

@@ -11,9 +11,13 @@ use portunus_core::guard::LossReason;
 use portunus_core::manager::{LockManager, ManagerBuilder};
 use portunus_core::memory::Memory;
 use portunus_core::name::LockName;
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
+use tokio::sync::{Notify, watch};
 
 const TTL: Duration = Duration::from_secs(6);
 
@@ -111,7 +115,51 @@ async fn a_lost_grant_that_is_kept_is_not_watched() {
     drop(guard);
 }
 
-/// A memory store on paused time that counts, and that can be slow or cut off.
+#[tokio::test]
+async fn the_keeper_opens_and_renews_sessions_while_a_waker_blocks_the_herald() {
+    let store = Store::new();
+    let ttl = Duration::from_millis(600);
+    let manager = LockManager::builder(store.clone()).ttl(ttl).open().await.unwrap();
+    let guard = manager.lock("a").unwrap().acquire().await.unwrap();
+    store.called("renew", 1).await;
+    let (release, released) = mpsc::channel();
+    let blocking = Arc::new(Blocking { begun: Notify::new(), released: Mutex::new(released) });
+    let waker = Waker::from(Arc::clone(&blocking));
+    let mut lost = pin!(guard.lost());
+    assert!(lost.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    store.cut.store(true, Ordering::Relaxed);
+    soon(blocking.begun.notified()).await;
+    store.cut.store(false, Ordering::Relaxed);
+    let lock = manager.lock("b").unwrap();
+    let mut acquiring = pin!(lock.acquire());
+    assert!(acquiring.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    store.called("open_session", 2).await;
+    release.send(()).unwrap();
+    drop(soon(acquiring).await.unwrap());
+    for (verb, thread) in &*store.calls.borrow() {
+        assert_eq!(thread, "portunus-keeper", "{verb}");
+    }
+}
+
+/// A user's waker that blocks whoever wakes it.
+struct Blocking {
+    begun: Notify,
+    released: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Wake for Blocking {
+    fn wake(self: Arc<Self>) {
+        self.begun.notify_one();
+        // An error says that the test is over.
+        let _ = self.released.lock().map(|released| released.recv());
+    }
+}
+
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), work).await.expect("it takes too long")
+}
+
+/// A memory store that counts, and that can be slow or cut off.
 #[derive(Clone, Debug)]
 struct Store {
     inner: Memory,
@@ -120,6 +168,8 @@ struct Store {
     renewals: Arc<AtomicU32>,
     cut: Arc<AtomicBool>,
     slow_open: Arc<AtomicBool>,
+    /// What was called for a session, with the names of the threads.
+    calls: watch::Sender<Vec<(&'static str, String)>>,
 }
 
 impl Store {
@@ -132,6 +182,7 @@ impl Store {
             renewals: Arc::default(),
             cut: Arc::default(),
             slow_open: Arc::default(),
+            calls: watch::Sender::default(),
         }
     }
 
@@ -141,6 +192,19 @@ impl Store {
 
     async fn sleep(&self, span: Duration) {
         self.clock.sleep_until(self.clock.now().after(span)).await;
+    }
+
+    fn note(&self, verb: &'static str) {
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        self.calls.send_modify(|calls| calls.push((verb, thread)));
+    }
+
+    /// Completes when a verb was called so many times.
+    async fn called(&self, verb: &str, times: usize) {
+        let mut calls = self.calls.subscribe();
+        let count =
+            |calls: &Vec<(&str, String)>| calls.iter().filter(|(of, _)| *of == verb).count();
+        soon(calls.wait_for(|calls| count(calls) >= times)).await.expect("the sender is here");
     }
 
     fn reach(&self) -> Result<&Memory> {
@@ -156,12 +220,14 @@ impl LockBackend for Store {
         self.inner.capabilities()
     }
     async fn open_session(&self, ttl: Duration) -> Result<Session> {
+        self.note("open_session");
         if self.slow_open.load(Ordering::Relaxed) {
             self.sleep(Duration::from_secs(1)).await;
         }
         self.reach()?.open_session(ttl).await
     }
     async fn renew(&self, session: &Session, held: &[Arc<Attempt>]) -> Result<Renewal> {
+        self.note("renew");
         self.renewals.fetch_add(1, Ordering::Relaxed);
         self.reach()?.renew(session, held).await
     }

@@ -17,11 +17,12 @@ use crate::config::EtcdConfig;
 use crate::endpoints::Endpoints;
 use crate::error::{Effect, STORE};
 use crate::layout::{Keys, is_by, text, value};
+use crate::news::{Changes, Wake};
 use crate::queue::Queue;
 use crate::renew::Renewals;
+use crate::rewrite::is_marked;
 use crate::slots::Slots;
-use crate::store::{Answer, Store, created_at, malformed, newest, revision};
-use crate::table::Wake;
+use crate::store::{Answer, Horizon, Store, created_at, malformed, newest, revision};
 use crate::watch::Watches;
 
 /// Locks in an etcd cluster.
@@ -29,6 +30,9 @@ pub struct Etcd {
     config: EtcdConfig,
     pub(crate) keys: Keys,
     pub(crate) store: Arc<Store>,
+    /// The same store by the connection of the renewals, which is the keeper's: a session is opened
+    /// there.
+    sessions: Store,
     renewals: Renewals,
     watches: Watches,
     slots: Slots,
@@ -49,12 +53,15 @@ impl Etcd {
         if let Some((user, password)) = credentials {
             options = options.with_user(user, password);
         }
-        let endpoints = || Endpoints::new(config.urls(), options.clone(), credentials.is_some());
-        let requests = Arc::new(endpoints());
+        let endpoints =
+            || Arc::new(Endpoints::new(config.urls(), options.clone(), credentials.is_some()));
+        let (requests, renewals) = (endpoints(), endpoints());
+        let horizon = Arc::new(Horizon::default());
         Ok(Self {
             keys: config.keys(),
-            store: Arc::new(Store::new(Arc::clone(&requests))),
-            renewals: Renewals::new(endpoints()),
+            store: Arc::new(Store::new(Arc::clone(&requests), Arc::clone(&horizon))),
+            sessions: Store::new(Arc::clone(&renewals), horizon),
+            renewals: Renewals::new(renewals),
             watches: Watches::new(requests),
             slots: Slots::default(),
             config,
@@ -96,9 +103,9 @@ impl LockBackend for Etcd {
         Capabilities {
             store: STORE,
             fifo: true,
-            shared: false,
-            permits: false,
-            convert: false,
+            shared: true,
+            permits: true,
+            convert: true,
             push: true,
             strength: TokenStrength::Strong,
             crash_release: true,
@@ -110,21 +117,18 @@ impl LockBackend for Etcd {
     }
 
     async fn open_session(&self, ttl: Duration) -> Result<Session> {
-        let limits = self.capabilities();
-        if !(limits.min_ttl..=limits.max_ttl).contains(&ttl) {
-            return Err(Error::new(ErrorKind::Invalid, STORE, "open_session")
-                .with_detail(format!("the time to live is {ttl:?}; accepted are 1 s to 24 h")));
-        }
+        self.capabilities().check_ttl(ttl)?;
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
         let seconds = i64::try_from(seconds).expect("BUG: at most a day");
+        let store = &self.sessions;
         let (incarnation, lease) =
-            join(self.incarnation("open_session"), self.grant(seconds)).await;
+            join(store.incarnation(&self.keys, "open_session"), store.grant(seconds)).await;
         let (lease, granted) = lease?;
         let incarnation = match incarnation {
             Ok(incarnation) => incarnation,
             Err(error) => {
                 // A lease needs no permission. Nobody would know of this one.
-                let _ = self.revoke(lease).await;
+                let _ = store.revoke(lease).await;
                 return Err(error);
             }
         };
@@ -141,7 +145,7 @@ impl LockBackend for Etcd {
     async fn close_session(&self, session: &Session) -> Result<()> {
         let lease = lease(session)?;
         self.slots.close(session.id);
-        match self.revoke(lease).await {
+        match self.store.revoke(lease).await {
             Err(fault) if fault.verdict.kind != ErrorKind::Lost => {
                 Err(fault.into_error("close_session", None))
             }
@@ -164,7 +168,7 @@ impl LockBackend for Etcd {
             let keys_only = || Some(GetOptions::new().with_keys_only());
             let mut otherwise = vec![TxnOp::get(&*own, None), TxnOp::get(&*ended, keys_only())];
             if attempt.try_only {
-                otherwise.push(newest(&prefix, self.limit(Mode::Exclusive, 1), 0));
+                otherwise.push(newest(&prefix, self.limit(attempt.mode, 1), 0));
             }
             Txn::new()
                 .when(when)
@@ -185,45 +189,45 @@ impl LockBackend for Etcd {
             Ok(Entered::Queued { entry, turn })
         };
         let nobody = || Compare::create_revision(&*prefix, CompareOp::Equal, 0).with_prefix();
-        let txn = enter_if(attempt.try_only.then(nobody));
-        let mut answer = self.store.txn("enter", name, Effect::Write, txn).await?;
-        if answer.succeeded {
-            return queued(answer);
-        }
-        if let Some(kv) = answer.kvs()?.first() {
-            if !is_by(attempt.id, kv) {
-                self.slots.end(session.id, attempt, false);
-                return Err(error(ErrorKind::Unavailable, "enter", attempt)
-                    .with_detail("the key is in use; the next one is tried; nothing is left"));
+        let mut free = attempt.try_only.then(nobody);
+        for _ in 0..TRIES {
+            let txn = enter_if(free.take());
+            let mut answer = self.store.txn("enter", name, Effect::Write, txn).await?;
+            if answer.succeeded {
+                return queued(answer);
             }
-            // An earlier request of this attempt arrived.
-            let position = revision(kv.create_revision())?;
-            let entry = EntryId { key: Arc::clone(&own), position };
-            let turn = self.look(session, attempt, &entry).await?;
-            return Ok(Entered::Queued { entry, turn });
-        }
-        if !answer.kvs()?.is_empty() {
-            return Err(error(ErrorKind::Lost, "enter", attempt)
-                .with_detail("this attempt was withdrawn before; nothing is left"));
-        }
-        if !attempt.try_only {
-            return Err(malformed("the own entry is neither there nor absent"));
-        }
-        if queue.is_taken(&answer.kvs()?)? {
-            if first {
-                self.slots.end(session.id, attempt, true);
+            if let Some(kv) = answer.kvs()?.first() {
+                if !is_by(attempt.id, kv) {
+                    self.slots.end(session.id, attempt, false);
+                    return Err(error(ErrorKind::Unavailable, "enter", attempt)
+                        .with_detail("the key is in use; the next one is tried; nothing is left"));
+                }
+                // An earlier request of this attempt arrived.
+                let position = revision(kv.create_revision())?;
+                let entry = EntryId { key: Arc::clone(&own), position };
+                let turn = self.look(session, attempt, &entry).await?;
+                return Ok(Entered::Queued { entry, turn });
             }
-            return Ok(Entered::Refused);
+            if !answer.kvs()?.is_empty() {
+                return Err(error(ErrorKind::Lost, "enter", attempt)
+                    .with_detail("this attempt was withdrawn before; nothing is left"));
+            }
+            if !attempt.try_only {
+                return Err(malformed("the own entry is neither there nor absent"));
+            }
+            if queue.is_taken(&answer.kvs()?, &own, attempt.mode, answer.revision)? {
+                if first {
+                    self.slots.end(session.id, attempt, true);
+                }
+                return Ok(Entered::Refused);
+            }
+            // Only holders that let it in, or entries of locks below this one's name: enter if none
+            // was added since.
+            let next = i64::try_from(answer.revision).unwrap_or(i64::MAX).saturating_add(1);
+            free = Some(Compare::create_revision(&*prefix, CompareOp::Less, next).with_prefix());
         }
-        // Only entries of locks below this one's name: enter if none was added since.
-        let next = i64::try_from(answer.revision).unwrap_or(i64::MAX).saturating_add(1);
-        let since = Compare::create_revision(&*prefix, CompareOp::Less, next).with_prefix();
-        let answer = self.store.txn("enter", name, Effect::Write, enter_if(Some(since))).await?;
-        match answer.succeeded {
-            true => queued(answer),
-            false => Err(error(ErrorKind::Unavailable, "enter", attempt)
-                .with_detail("the queue changed while it was read; nothing is left")),
-        }
+        Err(error(ErrorKind::Unavailable, "enter", attempt)
+            .with_detail("the queue changed while it was read; nothing is left"))
     }
 
     async fn look(&self, _session: &Session, attempt: &Attempt, entry: &EntryId) -> Result<Turn> {
@@ -244,8 +248,15 @@ impl LockBackend for Etcd {
         if !answer.succeeded {
             return Ok(Turn::Lost);
         }
-        let queue = Queue::new(&self.keys, &attempt.name, &prefix);
-        queue.turn(&answer.kvs()?, entry, attempt.mode, answer.revision)
+        let (queue, kvs) = (Queue::new(&self.keys, &attempt.name, &prefix), answer.kvs()?);
+        let turn = queue.turn(&kvs, entry, attempt.mode, answer.revision)?;
+        let permit = matches!(attempt.mode, Mode::Permit { .. });
+        match turn {
+            Turn::Held { .. } if permit && !is_marked(&kvs, entry) => {
+                self.mark(attempt, entry, turn).await
+            }
+            turn => Ok(turn),
+        }
     }
 
     async fn changed(
@@ -266,9 +277,16 @@ impl LockBackend for Etcd {
             }
         };
         keys.push(Arc::clone(&own));
-        let puts = !held && matches!(attempt.mode, Mode::Permit { .. });
+        let changes = match attempt.mode {
+            // Of the writer before it: that it became a reader.
+            Mode::Shared if !held => Changes::Awaited,
+            // Of the waiter before it: that it became a holder.
+            Mode::Permit { .. } if !held => Changes::Awaited,
+            Mode::Permit { .. } => Changes::Ignored,
+            Mode::Exclusive | Mode::Shared => Changes::Unwatched,
+        };
         loop {
-            match self.watches.wait(&prefix, keys.clone(), as_of, puts).await {
+            match self.watches.wait(&prefix, keys.clone(), as_of, changes).await {
                 Wake::Broken(error) => return Err(error.with_key(attempt.name.as_str())),
                 // A watch that began after the last look at the own entry: look once more.
                 // Boxed: thousands of holders wait here, and few ever ask.
@@ -337,8 +355,11 @@ impl LockBackend for Etcd {
         Ok(if removed { Left::Removed } else { Left::Absent })
     }
 
-    async fn convert(&self, _: &Session, attempt: &Attempt, _: &EntryId) -> Result<()> {
-        Err(error(ErrorKind::Unsupported, "convert", attempt))
+    async fn convert(&self, session: &Session, attempt: &Attempt, entry: &EntryId) -> Result<()> {
+        let mut record = attempt.record();
+        record.mode = Mode::Shared;
+        let record = value(attempt.id, &record);
+        self.rewrite("convert", session, attempt, entry, record).await
     }
 
     async fn publish(
@@ -350,26 +371,17 @@ impl LockBackend for Etcd {
     ) -> Result<()> {
         let mut record = attempt.record();
         text.clone_into(&mut record.value);
-        let lease = PutOptions::new().with_lease(lease(session)?);
-        let txn = Txn::new().when([created_at(&entry.key, entry.position)]).and_then([TxnOp::put(
-            &*entry.key,
-            record.to_json(),
-            Some(lease),
-        )]);
-        let name = Some(attempt.name.as_str());
-        match self.store.txn("publish", name, Effect::Write, txn).await?.succeeded {
-            true => Ok(()),
-            false => {
-                Err(error(ErrorKind::Lost, "publish", attempt).with_detail("the entry is gone"))
-            }
-        }
+        self.rewrite("publish", session, attempt, entry, record.to_json()).await
     }
 }
 
-fn lease(session: &Session) -> Result<i64> {
+pub(crate) fn lease(session: &Session) -> Result<i64> {
     i64::try_from(session.id.0).map_err(|_| malformed("a session of another store"))
 }
 
-fn error(kind: ErrorKind, operation: &'static str, attempt: &Attempt) -> Error {
+pub(crate) fn error(kind: ErrorKind, operation: &'static str, attempt: &Attempt) -> Error {
     Error::new(kind, STORE, operation).with_key(attempt.name.as_str())
 }
+
+/// How often a try reads the queue when others enter at the same time: readers come in crowds.
+const TRIES: usize = 4;

@@ -1,14 +1,12 @@
 //! What a user can choose, and reading it from a URL.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use etcd_client::{Certificate, Identity, TlsOptions};
 use portunus_core::error::{Error, ErrorKind, Result};
+use portunus_core::tls::TlsConfig;
 use portunus_core::url::StoreUrl;
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 use tonic::transport::Endpoint;
 
@@ -22,8 +20,8 @@ pub struct EtcdConfig {
     namespace: Option<String>,
     layout: Layout,
     login: Option<(String, SecretString)>,
-    tls: bool,
-    ca: Option<PathBuf>,
+    tls: Option<TlsConfig>,
+    /// An identity that was given before `tls` was.
     identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -50,8 +48,7 @@ impl EtcdConfig {
             namespace: None,
             layout: Layout::default(),
             login: None,
-            tls: false,
-            ca: None,
+            tls: None,
             identity: None,
         })
     }
@@ -82,29 +79,14 @@ impl EtcdConfig {
                 )));
             }
         };
-        let tls = url.take_bool("tls")?;
-        let (ca, cert, key) = (url.take("ca"), url.take("cert"), url.take("key"));
-        config.tls = match (url.scheme(), tls) {
-            ("etcd", tls) => tls.unwrap_or(false),
-            ("etcds", None | Some(true)) => true,
-            ("etcds", Some(false)) => return Err(invalid("`etcds` contradicts `tls=false`")),
-            (other, _) => {
-                return Err(invalid(format!("scheme `{other}`; accepted are `etcd`, `etcds`")));
-            }
-        };
-        config.ca = ca.map(PathBuf::from);
-        config.identity = match (cert, key) {
-            (Some(cert), Some(key)) => Some((cert.into(), key.into())),
-            (None, None) => None,
-            (Some(_), None) => return Err(invalid("option `cert` needs `key` beside it")),
-            (None, Some(_)) => return Err(invalid("option `key` needs `cert` beside it")),
-        };
-        match (config.tls, &config.ca, &config.identity) {
-            (true, None, _) => Err(invalid(NEEDS_CA)),
-            (false, Some(_), _) => Err(invalid("option `ca` needs `tls=true` beside it")),
-            (false, _, Some(_)) => Err(invalid("option `cert` needs `tls=true` beside it")),
-            _ => Ok(config),
+        if !matches!(url.scheme(), "etcd" | "etcds") {
+            return Err(invalid(format!(
+                "scheme `{}`; accepted are `etcd`, `etcds`",
+                url.scheme()
+            )));
         }
+        config.tls = TlsConfig::from_url(url, STORE, Some("etcds"))?;
+        Ok(config)
     }
 
     /// Puts all keys below `namespace/`. The default is `portunus`, and none for
@@ -143,8 +125,10 @@ impl EtcdConfig {
     /// Speaks TLS, and trusts the certificates in the PEM file `ca` and no others.
     #[must_use]
     pub fn tls(mut self, ca: impl Into<PathBuf>) -> Self {
-        self.tls = true;
-        self.ca = Some(ca.into());
+        self.tls = Some(match self.tls.take() {
+            Some(tls) => tls.ca(ca),
+            None => TlsConfig::new(ca),
+        });
         self
     }
 
@@ -161,7 +145,7 @@ impl EtcdConfig {
 
     /// Returns the members' URLs.
     pub(crate) fn urls(&self) -> Vec<String> {
-        let scheme = if self.tls { "https" } else { "http" };
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
         self.hosts.iter().map(|host| format!("{scheme}://{host}")).collect()
     }
 
@@ -171,27 +155,17 @@ impl EtcdConfig {
 
     /// Reads and checks the TLS files.
     pub(crate) fn tls_options(&self) -> Result<Option<TlsOptions>> {
-        if !self.tls {
-            return match self.identity {
-                Some(_) => Err(invalid("a client certificate needs TLS")),
-                None => Ok(None),
-            };
-        }
-        let path = self.ca.as_deref().ok_or_else(|| invalid(NEEDS_CA))?;
-        let ca = read_certificates("ca", path)?;
-        let options = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
-        let Some((cert_path, key_path)) = &self.identity else { return Ok(Some(options)) };
-        let cert = read_certificates("cert", cert_path)?;
-        let key = read_file("key", key_path)?;
-        if let Err(error) = PrivateKeyDer::from_pem_slice(&key) {
-            return Err(unusable("key", key_path, "private key").with_source(error));
-        }
+        let tls = match (self.tls.clone(), self.identity.clone()) {
+            (Some(tls), Some((cert, key))) => tls.identity(cert, key),
+            (Some(tls), None) => tls,
+            (None, Some(_)) => return Err(invalid("a client certificate needs TLS")),
+            (None, None) => return Ok(None),
+        };
+        let files = tls.read(STORE)?;
+        let options = TlsOptions::new().ca_certificate(Certificate::from_pem(files.ca));
+        let Some((cert, key)) = files.identity else { return Ok(Some(options)) };
         let options = options.identity(Identity::from_pem(cert, key));
-        self.check_pair(&options).map_err(|error| {
-            invalid(format!("`key` does not belong to `cert`, `{}`", cert_path.display()))
-                .with_key(key_path.display().to_string())
-                .with_source(error)
-        })?;
+        self.check_pair(&options).map_err(|error| tls.mismatch(STORE, error))?;
         Ok(Some(options))
     }
 
@@ -210,7 +184,6 @@ impl fmt::Debug for EtcdConfig {
             .field("layout", &self.layout)
             .field("user", &self.login.as_ref().map(|(user, _)| user))
             .field("tls", &self.tls)
-            .field("ca", &self.ca)
             .field("identity", &self.identity)
             .finish()
     }
@@ -229,37 +202,9 @@ fn with_port(host: &str) -> Result<String> {
     }
 }
 
-fn read_file(option: &str, path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| {
-        invalid(format!("the file of option `{option}` can't be read"))
-            .with_key(path.display().to_string())
-            .with_source(error)
-    })
-}
-
-/// Reads certificates and has them understood: the client library skips what it does not
-/// understand, and then trusts nobody.
-fn read_certificates(option: &str, path: &Path) -> Result<Vec<u8>> {
-    let pem = read_file(option, path)?;
-    let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let fault = || unusable(option, path, "certificate");
-        let certificate = certificate.map_err(|error| fault().with_source(error))?;
-        store.add(certificate).map_err(|error| fault().with_source(error))?;
-    }
-    if store.is_empty() { Err(unusable(option, path, "certificate")) } else { Ok(pem) }
-}
-
-fn unusable(option: &str, path: &Path, what: &str) -> Error {
-    invalid(format!("the file of option `{option}` holds no usable {what}; accepted is a PEM file"))
-        .with_key(path.display().to_string())
-}
-
 fn invalid(detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Invalid, STORE, "connect").with_detail(detail)
 }
-
-const NEEDS_CA: &str = "TLS needs the option `ca`: a PEM file of the certificates to trust";
 
 #[cfg(test)]
 mod tests {
@@ -292,11 +237,7 @@ mod tests {
             ("etcd://a/path", "namespace"),
             ("etcd://a?layout=other", "`portunus`, `verbatim`"),
             ("etcd://a?namespace=x/", "accepted are 1 to 256"),
-            ("etcds://a", "`ca`"),
-            ("etcds://a?tls=false&ca=1", "contradicts"),
-            ("etcd://a?ca=1", "tls=true"),
-            ("etcds://a?ca=1&cert=1", "needs `key`"),
-            ("etcds://a?ca=1&key=1", "needs `cert`"),
+            ("etcds://a?tls=false&ca=1", "`etcds` contradicts"),
             ("zookeeper://a", "scheme"),
             ("etcd://a?typo=1", "unknown option `typo`"),
         ];
@@ -308,11 +249,17 @@ mod tests {
     }
 
     #[test]
-    fn tls_files_are_checked_before_any_connection() {
-        let missing = read("etcds://a?ca=/nonexistent/ca.pem").unwrap().tls_options().unwrap_err();
-        assert!(missing.to_string().contains("/nonexistent/ca.pem"), "{missing}");
+    fn tls_is_asked_for_in_any_order_and_checked_before_any_connection() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-        let wrong = read(&format!("etcds://a?ca={file}")).unwrap().tls_options().unwrap_err();
-        assert!(wrong.to_string().contains("PEM"), "{wrong}");
+        let code = |config: EtcdConfig| config.identity("/2", "/3").tls(file);
+        for config in [read(&format!("etcds://a?ca={file}")), read("etcd://a").map(code)] {
+            let config = config.unwrap();
+            assert_eq!(config.urls(), ["https://a:2379"]);
+            assert!(config.tls_options().unwrap_err().to_string().contains("PEM"));
+        }
+        let error = read("etcd://a").unwrap().identity("/2", "/3").tls_options().unwrap_err();
+        assert!(error.to_string().contains("needs TLS"), "{error}");
+        let tls = read("etcds://a?ca=/1&cert=/2&key=/3").unwrap().tls("/4").tls;
+        assert_eq!(tls, Some(TlsConfig::new("/4").identity("/2", "/3")));
     }
 }

@@ -95,7 +95,7 @@ impl LockObserver for Etcd {
     }
 
     async fn probe(&self) -> Result<Probe> {
-        let incarnation = self.incarnation("probe").await?;
+        let incarnation = self.store.incarnation(&self.keys, "probe").await?;
         let (version, warnings) = crate::probe::inspect(&self.store.endpoints).await?;
         Ok(Probe { incarnation, version, warnings })
     }

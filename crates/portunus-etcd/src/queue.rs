@@ -71,15 +71,16 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// Says whether anybody else is there; an error if it is nobody who could ever go.
-    pub(crate) fn is_taken(&self, kvs: &[KeyValue]) -> Result<bool> {
-        let Some(newest) = self.own(kvs).max_by_key(|kv| kv.create_revision()) else {
-            return Ok(false);
-        };
-        match self.foreign(std::slice::from_ref(newest), &[text(newest.key())]) {
-            Some(error) => Err(error),
-            None => Ok(true),
-        }
+    /// Says whether one who came next would have to wait; an error if it would be in vain.
+    pub(crate) fn is_taken(
+        &self,
+        kvs: &[KeyValue],
+        next: &Arc<str>,
+        mode: Mode,
+        as_of: u64,
+    ) -> Result<bool> {
+        let next = EntryId { key: Arc::clone(next), position: as_of.saturating_add(1) };
+        Ok(matches!(self.turn(kvs, &next, mode, as_of)?, Turn::Waiting { .. }))
     }
 
     fn own<'k>(&self, kvs: &'k [KeyValue]) -> impl Iterator<Item = &'k KeyValue> {

@@ -1,16 +1,16 @@
 //! Renewals: one stream of keep-alives, never used again after a question without an answer.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use etcd_client::{Error as ClientError, LeaseKeepAliveStream, LeaseKeeper};
 
 use crate::endpoints::Endpoints;
 use crate::error::{Effect, Fault};
 
-/// Sends keep-alives, on connections of its own.
+/// Sends keep-alives.
 #[derive(Debug)]
 pub(crate) struct Renewals {
-    endpoints: Endpoints,
+    endpoints: Arc<Endpoints>,
     /// Absent while a call uses it, so that a dropped call takes it away: a late reply on it would
     /// be taken for the answer to the next question.
     open: Mutex<Option<Open>>,
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Open {
 }
 
 impl Renewals {
-    pub(crate) fn new(endpoints: Endpoints) -> Self {
+    pub(crate) fn new(endpoints: Arc<Endpoints>) -> Self {
         Self { endpoints, open: Mutex::new(None) }
     }
 

@@ -4,18 +4,22 @@ use etcd_client::{LeaseGrantOptions, Txn, TxnOp};
 use portunus_core::error::{Error, ErrorKind, Result};
 use portunus_core::token::Incarnation;
 
-use crate::backend::Etcd;
 use crate::error::{Effect, Fault, STORE};
-use crate::store::created_at;
+use crate::layout::Keys;
+use crate::store::{Store, created_at};
 
-impl Etcd {
+impl Store {
     /// Asks which life of the store this is; marks a new one.
-    pub(crate) async fn incarnation(&self, operation: &'static str) -> Result<Incarnation> {
-        let key = self.keys.incarnation();
+    pub(crate) async fn incarnation(
+        &self,
+        keys: &Keys,
+        operation: &'static str,
+    ) -> Result<Incarnation> {
+        let key = keys.incarnation();
         let get = || TxnOp::get(&*key, None);
         // Only read where it is there: a store that is full answers reads. Where an answer comes
         // from the past, the write decides.
-        let read = self.store.try_txn(Effect::Read, Txn::new().and_then([get()])).await;
+        let read = self.try_txn(Effect::Read, Txn::new().and_then([get()])).await;
         let read = read.map_err(|fault| fault.into_error(operation, Some(&key)))?;
         let read = read.ok().map(|mut answer| Ok((answer.kvs()?, answer.cluster))).transpose()?;
         let (kvs, cluster) = match read {
@@ -26,7 +30,7 @@ impl Etcd {
                     .when([created_at(&key, 0)])
                     .and_then([TxnOp::put(&*key, fresh, None), get()])
                     .or_else([get(), get()]);
-                let mut answer = self.store.txn(operation, Some(&key), Effect::Write, txn).await?;
+                let mut answer = self.txn(operation, Some(&key), Effect::Write, txn).await?;
                 answer.skip();
                 (answer.kvs()?, answer.cluster)
             }
@@ -47,7 +51,7 @@ impl Etcd {
     pub(crate) async fn grant(&self, seconds: i64) -> Result<(i64, i64)> {
         // With an id of our own choice: one that is granted twice is refused, not shared.
         let lease = rand::random_range(1..=i64::MAX);
-        let granted = self.store.endpoints.run(Effect::Write, |client| {
+        let granted = self.endpoints.run(Effect::Write, |client| {
             let (mut leases, options) =
                 (client.lease_client(), LeaseGrantOptions::new().with_id(lease));
             async move { leases.grant(seconds, Some(options)).await }
@@ -58,7 +62,7 @@ impl Etcd {
 
     /// Revokes a lease: everything under it goes.
     pub(crate) async fn revoke(&self, lease: i64) -> Result<(), Fault> {
-        let revoked = self.store.endpoints.run(Effect::Write, |client| {
+        let revoked = self.endpoints.run(Effect::Write, |client| {
             let mut leases = client.lease_client();
             async move { leases.revoke(lease).await }
         });

@@ -12,11 +12,11 @@ use portunus_core::error::{Error, ErrorKind, Result};
 use crate::endpoints::Endpoints;
 use crate::error::{Effect, Fault, STORE};
 
-/// The store as everything but the renewals sees it.
+/// The store, by one connection.
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) endpoints: Arc<Endpoints>,
-    horizon: Horizon,
+    horizon: Arc<Horizon>,
 }
 
 /// What a transaction answered.
@@ -30,8 +30,8 @@ pub(crate) struct Answer {
 }
 
 impl Store {
-    pub(crate) fn new(endpoints: Arc<Endpoints>) -> Self {
-        Self { endpoints, horizon: Horizon::default() }
+    pub(crate) fn new(endpoints: Arc<Endpoints>, horizon: Arc<Horizon>) -> Self {
+        Self { endpoints, horizon }
     }
 
     /// Runs a transaction.

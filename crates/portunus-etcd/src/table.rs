@@ -3,28 +3,9 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use portunus_core::error::Error;
 use tokio::sync::oneshot;
 
-/// Why a wait ends.
-#[derive(Clone, Debug)]
-pub(crate) enum Wake {
-    /// One of the keys went (or changed, where changes are watched).
-    Gone,
-    /// Something may have happened unseen: look.
-    Stale,
-    /// The store can't be watched.
-    Broken(Error),
-}
-
-/// What to tell the store.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Order {
-    /// Watch all keys below `prefix` from now; also their changes if `puts`.
-    Open { watch: i64, prefix: Arc<str>, puts: bool },
-    /// Stop watching.
-    Close { watch: i64 },
-}
+use crate::news::{Changes, News, Order, Wake};
 
 /// Locks that are watched, one watch each, and those who wait.
 ///
@@ -50,7 +31,7 @@ struct Lock {
     puts: bool,
     /// Everything after this revision is in `recent` or was delivered; none until it is watched.
     floor: Option<u64>,
-    recent: VecDeque<(Arc<str>, u64)>,
+    recent: VecDeque<News>,
     /// Who waits for which key; sorted, for it is small, or large and searched often.
     index: Vec<(Arc<str>, u64)>,
     idle: Option<u64>,
@@ -62,35 +43,29 @@ struct Lock {
 struct Waiting {
     prefix: Arc<str>,
     as_of: u64,
+    changes: Changes,
     wake: oneshot::Sender<Wake>,
 }
 
 impl Table {
-    /// Waits for any of `keys` to go after revision `as_of`.
+    /// Waits for any of `keys` to go, or to change if that is awaited, after revision `as_of`.
     pub(crate) fn register(
         &mut self,
         prefix: &str,
         keys: Vec<Arc<str>>,
         as_of: u64,
-        puts: bool,
+        changes: Changes,
     ) -> (u64, oneshot::Receiver<Wake>, Option<Order>) {
         let (wake, woken) = oneshot::channel();
         self.last_wait += 1;
         let id = self.last_wait;
-        let mut order = None;
-        if !self.locks.contains_key(prefix) {
-            self.last_watch += 1;
-            let (watch, prefix) = (self.last_watch, Arc::<str>::from(prefix));
-            self.watches.insert(watch, Arc::clone(&prefix));
-            self.locks.insert(Arc::clone(&prefix), Box::new(Lock::new(watch, puts)));
-            order = Some(Order::Open { watch, prefix, puts });
-        }
+        let order = self.open(prefix, changes != Changes::Unwatched);
         let (prefix, lock) = self.lock(prefix).expect("BUG: it was just put there");
-        let missed = |key: &Arc<str>| lock.recent.iter().any(|(k, at)| k == key && *at > as_of);
+        let missed = |key: &Arc<str>| {
+            lock.recent.iter().any(|news| news.key == *key && news.concerns(as_of, changes))
+        };
         let early = match lock.floor {
             Some(floor) if as_of < floor => Some(Wake::Stale),
-            // A watch without the changes that are wanted: rare, so the engine polls.
-            _ if puts && !lock.puts => Some(Wake::Stale),
             _ if keys.iter().any(missed) => Some(Wake::Gone),
             _ => None,
         };
@@ -111,8 +86,33 @@ impl Table {
         if let Some(stamp) = lock.idle.take() {
             self.idle.remove(&stamp);
         }
-        self.waiting.insert(id, Waiting { prefix, as_of, wake });
+        self.waiting.insert(id, Waiting { prefix, as_of, changes, wake });
         (id, woken, order)
+    }
+
+    /// Has a lock watched, with the changes of its entries if `puts`.
+    fn open(&mut self, prefix: &str, puts: bool) -> Option<Order> {
+        self.last_watch += 1;
+        let watch = self.last_watch;
+        let (prefix, replaces) = match self.lock(prefix) {
+            Some((_, lock)) if lock.puts || !puts => return None,
+            Some((prefix, lock)) => {
+                // Until the new one begins, what happens is seen by none: `created` wakes then.
+                lock.floor = None;
+                lock.puts = true;
+                (prefix, Some(std::mem::replace(&mut lock.watch, watch)))
+            }
+            None => {
+                let prefix = Arc::<str>::from(prefix);
+                self.locks.insert(Arc::clone(&prefix), Box::new(Lock::new(watch, puts)));
+                (prefix, None)
+            }
+        };
+        if let Some(replaced) = replaces {
+            self.watches.remove(&replaced);
+        }
+        self.watches.insert(watch, Arc::clone(&prefix));
+        Some(Order::Open { watch, prefix, puts, replaces })
     }
 
     /// Ends a wait; does nothing when it already ended.
@@ -148,23 +148,27 @@ impl Table {
     }
 
     /// A key went, or changed, at `revision`.
-    pub(crate) fn event(&mut self, watch: i64, key: Arc<str>, revision: u64) -> Option<Order> {
+    pub(crate) fn event(&mut self, watch: i64, news: News) -> Option<Order> {
         let (prefix, lock) = self.watched(watch)?;
-        let from = lock.index.partition_point(|(k, _)| *k < key);
-        let ids: Vec<u64> =
-            lock.index[from..].iter().take_while(|(k, _)| *k == key).map(|(_, id)| *id).collect();
+        let from = lock.index.partition_point(|(k, _)| *k < news.key);
+        let of_key = lock.index[from..].iter().take_while(|(k, _)| *k == news.key);
+        let ids: Vec<u64> = of_key.map(|(_, id)| *id).collect();
+        let waiting = &self.waiting;
+        let concerned = |id: &u64| {
+            waiting.get(id).is_some_and(|waiting| news.concerns(waiting.as_of, waiting.changes))
+        };
+        let ids: Vec<u64> = ids.into_iter().filter(concerned).collect();
+        let (_, lock) = self.watched(watch)?;
         let mut overflow = false;
         if lock.recent.len() == RING {
             overflow = true;
-            let dropped = lock.recent.pop_front().map_or(0, |(_, at)| at);
+            let dropped = lock.recent.pop_front().map_or(0, |news| news.revision);
             lock.floor = lock.floor.max(Some(dropped));
         }
-        lock.recent.push_back((key, revision));
+        lock.recent.push_back(news);
         let idle = lock.idle;
         for id in ids {
-            if self.waiting.get(&id).is_some_and(|waiting| waiting.as_of < revision) {
-                self.wake(id, Wake::Gone);
-            }
+            self.wake(id, Wake::Gone);
         }
         match idle {
             Some(stamp) if overflow => {
@@ -242,7 +246,7 @@ impl Lock {
     }
 }
 
-/// How many deletions of one lock are remembered.
+/// How many deletions and changes of one lock are remembered.
 const RING: usize = 32;
 
 /// How many locks stay watched while nobody waits: enough for the waiters of a process that all
@@ -257,9 +261,13 @@ mod tests {
         text.into()
     }
 
+    fn gone(name: &str, revision: u64) -> News {
+        News { key: key(name), revision, stands: false }
+    }
+
     fn wait(table: &mut Table, keys: &[&str], as_of: u64) -> (u64, oneshot::Receiver<Wake>) {
         let keys = keys.iter().map(|text| key(text)).collect();
-        let (id, woken, _) = table.register("l/", keys, as_of, false);
+        let (id, woken, _) = table.register("l/", keys, as_of, Changes::Unwatched);
         (id, woken)
     }
 
@@ -270,12 +278,14 @@ mod tests {
     #[test]
     fn a_deletion_wakes_those_who_wait_for_it_and_no_others() {
         let mut table = Table::default();
-        let (_, mut pending, order) = table.register("l/", vec![key("l/1")], 10, false);
-        assert_eq!(order, Some(Order::Open { watch: 1, prefix: key("l/"), puts: false }));
+        let (_, mut pending, order) =
+            table.register("l/", vec![key("l/1")], 10, Changes::Unwatched);
+        let open = Order::Open { watch: 1, prefix: key("l/"), puts: false, replaces: None };
+        assert_eq!(order, Some(open));
         table.created(1, 10);
         let mut waiters: Vec<_> =
             (2..500).map(|n| wait(&mut table, &[&format!("l/{n}"), "l/own"], 10).1).collect();
-        table.event(1, key("l/7"), 11);
+        table.event(1, gone("l/7", 11));
         assert!(matches!(woken(&mut waiters[5]), Some(Wake::Gone)));
         assert!(woken(&mut pending).is_none());
         waiters.remove(5);
@@ -290,15 +300,40 @@ mod tests {
         table.created(1, 12);
         assert!(matches!(woken(&mut early), Some(Wake::Stale)));
         assert!(woken(&mut current).is_none());
-        table.event(1, key("l/9"), 13);
+        table.event(1, gone("l/9", 13));
         // It looked at 12, so the deletion at 13 came between its look and its wait.
         assert!(matches!(woken(&mut wait(&mut table, &["l/9"], 12).1), Some(Wake::Gone)));
         assert!(woken(&mut wait(&mut table, &["l/9"], 13).1).is_none());
         for revision in 14..=u64::try_from(RING).unwrap() + 13 {
-            table.event(1, key("l/x"), revision);
+            table.event(1, gone("l/x", revision));
         }
         assert!(matches!(woken(&mut wait(&mut table, &["l/5"], 12).1), Some(Wake::Stale)));
         assert!(woken(&mut wait(&mut table, &["l/5"], 13).1).is_none());
+    }
+
+    #[test]
+    fn a_change_wakes_those_who_wait_for_changes() {
+        let mut table = Table::default();
+        let (_, mut holder) = wait(&mut table, &["l/1"], 10);
+        table.created(1, 10);
+        let mut register = |changes| table.register("l/", vec![key("l/1")], 10, changes);
+        let (_, mut reader, order) = register(Changes::Awaited);
+        let open = Order::Open { watch: 2, prefix: key("l/"), puts: true, replaces: Some(1) };
+        assert_eq!(order, Some(open));
+        let (_, mut permit, order) = register(Changes::Ignored);
+        assert_eq!(order, None);
+        // What the first watch still brings is seen again by the second.
+        table.event(1, gone("l/1", 11));
+        table.created(2, 10);
+        table.event(2, News { stands: true, ..gone("l/1", 12) });
+        assert!(matches!(woken(&mut reader), Some(Wake::Gone)));
+        assert!(woken(&mut holder).is_none() && woken(&mut permit).is_none());
+        assert!(woken(&mut wait(&mut table, &["l/1"], 11).1).is_none());
+        let (_, mut late, _) = table.register("l/", vec![key("l/1")], 11, Changes::Awaited);
+        assert!(matches!(woken(&mut late), Some(Wake::Gone)));
+        table.event(2, gone("l/1", 13));
+        assert!(matches!(woken(&mut holder), Some(Wake::Gone)));
+        assert!(matches!(woken(&mut permit), Some(Wake::Gone)));
     }
 
     #[test]
@@ -307,13 +342,13 @@ mod tests {
         let (id, _woken) = wait(&mut table, &["l/1"], 10);
         table.created(1, 10);
         assert_eq!(table.deregister(id), None);
-        let (id, _woken, order) = table.register("l/", vec![key("l/1")], 10, false);
+        let (id, _woken, order) = table.register("l/", vec![key("l/1")], 10, Changes::Unwatched);
         assert_eq!(order, None);
         table.deregister(id);
         assert_eq!(table.deregister(id), None);
         let ring = u64::try_from(RING).unwrap();
         let orders: Vec<_> =
-            (0..=ring).filter_map(|at| table.event(1, key("l/x"), 11 + at)).collect();
+            (0..=ring).filter_map(|at| table.event(1, gone("l/x", 11 + at))).collect();
         assert_eq!(orders, [Order::Close { watch: 1 }]);
         assert!(!table.knows(1) && table.idle.is_empty() && table.waiting.is_empty());
     }
@@ -323,7 +358,8 @@ mod tests {
         let mut table = Table::default();
         let mut closed = Vec::new();
         for n in 0..=MAX_IDLE {
-            let (id, _woken, _) = table.register(&format!("{n}/"), vec![key("k")], 1, false);
+            let (id, _woken, _) =
+                table.register(&format!("{n}/"), vec![key("k")], 1, Changes::Unwatched);
             closed.extend(table.deregister(id));
         }
         assert_eq!(closed, [Order::Close { watch: 1 }]);

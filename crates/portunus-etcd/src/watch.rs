@@ -5,7 +5,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use etcd_client::{
-    Client, Error as ClientError, WatchFilterType, WatchOptions, WatchResponse, WatchStream,
+    Client, Error as ClientError, EventType, WatchFilterType, WatchOptions, WatchResponse,
+    WatchStream,
 };
 use portunus_core::error::{Error, ErrorKind};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -13,7 +14,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::endpoints::{Call, Endpoints};
 use crate::error::{Effect, Fault, STORE, is_stale_token_reason};
 use crate::layout::text;
-use crate::table::{Order, Table, Wake};
+use crate::news::{Changes, News, Order, Wake};
+use crate::table::Table;
 
 /// All waits of one backend. The stream is opened for the first of them.
 #[derive(Debug)]
@@ -38,17 +40,18 @@ impl Watches {
         Self(Arc::new(Hub { endpoints, state: Mutex::default() }))
     }
 
-    /// Waits until one of `keys` went after `as_of`, or it may have. Cancel safe.
+    /// Waits until one of `keys` went after `as_of`, or changed if that is awaited, or may have.
+    /// Cancel safe.
     pub(crate) async fn wait(
         &self,
         prefix: &str,
         keys: Vec<Arc<str>>,
         as_of: u64,
-        puts: bool,
+        changes: Changes,
     ) -> Wake {
         let (id, woken, stream) = {
             let mut state = self.0.state();
-            let (id, woken, order) = state.table.register(prefix, keys, as_of, puts);
+            let (id, woken, order) = state.table.register(prefix, keys, as_of, changes);
             (id, woken, order.and_then(|order| state.send(order, &self.0)))
         };
         let _registered = Registered { hub: &self.0, id };
@@ -170,7 +173,10 @@ async fn stream(endpoints: &Endpoints, end: &End, orders: &mut UnboundedReceiver
     let send = async {
         while let Some(order) = orders.recv().await {
             match order {
-                Order::Open { watch, prefix, puts } => {
+                Order::Open { watch, prefix, puts, replaces } => {
+                    if let Some(replaced) = replaces {
+                        sender.cancel(replaced).await?;
+                    }
                     sender.watch(prefix.as_bytes(), Some(options(watch, puts))).await?;
                 }
                 Order::Close { watch } => sender.cancel(watch).await?,
@@ -225,7 +231,7 @@ fn create(
     let (mut client, first) = (client.watch_client(), first.clone());
     async move {
         let (prefix, options) = match &first {
-            Order::Open { watch, prefix, puts } => (prefix.as_bytes(), options(*watch, *puts)),
+            Order::Open { watch, prefix, puts, .. } => (prefix.as_bytes(), options(*watch, *puts)),
             Order::Close { .. } => {
                 return Err(ClientError::WatchError("nothing to watch".into()));
             }
@@ -248,9 +254,16 @@ fn deliver(state: &mut State, message: &WatchResponse) {
         let revision = message.header().map_or(0, |header| header.revision());
         state.table.created(message.watch_id(), u64::try_from(revision).unwrap_or(0));
     }
-    for kv in message.events().iter().filter_map(|event| event.kv()) {
+    for event in message.events() {
+        let Some(kv) = event.kv() else { continue };
+        let stands = event.event_type() == EventType::Put;
+        if stands && kv.create_revision() == kv.mod_revision() {
+            // Nobody waits for one who comes.
+            continue;
+        }
         let revision = u64::try_from(kv.mod_revision()).unwrap_or(0);
-        let order = state.table.event(message.watch_id(), text(kv.key()), revision);
+        let news = News { key: text(kv.key()), revision, stands };
+        let order = state.table.event(message.watch_id(), news);
         if let (Some(order), Some(orders)) = (order, &state.orders) {
             // The stream that would obey is the one that delivers.
             let _ = orders.send(order);

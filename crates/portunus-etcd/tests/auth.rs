@@ -1,5 +1,6 @@
 //! Users, passwords and tokens that expire.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod harness;

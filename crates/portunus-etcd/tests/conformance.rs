@@ -1,10 +1,13 @@
 //! The suite on a real three-node cluster.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod harness;
 
 portunus_testkit::conformance! {
     #[ignore = "needs a cluster: `cargo xtask test etcd`"]
-    harness::EtcdHarness::open => [exclusion, expiry, fencing, queue, naming, cancellation, observing]
+    harness::EtcdHarness::open => [
+        exclusion, expiry, fencing, queue, naming, cancellation, observing, shared, permits,
+    ]
 }

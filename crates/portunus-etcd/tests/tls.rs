@@ -1,5 +1,6 @@
 //! Certificates of the server, and of the client.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 #![allow(unreachable_pub, reason = "a test binary exports nothing")]
 
 mod harness;

@@ -12,7 +12,7 @@
 //! # }
 //! ```
 //!
-//! It needs a Docker engine and the image that `cargo xtask images` builds. Every container and
+//! It needs a Docker engine and the images that `cargo xtask images` builds. Every container and
 //! network carries the labels `org.portunus.test=1` and `org.portunus.owner=<pid>`; what dead
 //! processes left is removed when a cluster starts, and by `cargo xtask sweep`.
 //!
@@ -24,19 +24,22 @@ mod engine;
 mod etcd;
 mod exec;
 mod faults;
-mod options;
+mod nodes;
 mod shared;
 mod status;
+mod store;
+mod zookeeper;
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-pub use certificates::Certificates;
-pub use etcd::{Etcd, NODES};
+pub use certificates::{Certificates, Tls};
+pub use etcd::{Auth, Etcd, EtcdBuilder, Token};
 pub use exec::{Output, Process};
-pub use options::{Auth, EtcdBuilder, Tls, Token};
+pub use nodes::{Cluster, NODES};
 pub use shared::Access;
+pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
 
 /// What a call on a cluster returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -23,6 +23,11 @@ pub trait Harness: Send + Sync {
     /// Ends a session in the store itself, as an operator would, behind the back of its client.
     async fn end_session(&self, session: &Session);
 
+    /// Makes the store hear no more of a session to which no request is sent any more, as if its
+    /// process had died; it still expires in its own time. Only for stores whose client library
+    /// keeps a session alive by itself.
+    async fn silence(&self, _session: &Session) {}
+
     /// Lists what is left in the store of this harness's namespace and of these sessions, each as a
     /// line for people; empty when it is clean. Asked again until it is, for as long as things may
     /// take to expire by themselves, so it must not extend their life.
@@ -50,10 +55,15 @@ pub async fn live(backend: &dyn LockBackend, sessions: &[Session]) -> Vec<String
 
 /// An attempt of its own at an exclusive lock.
 pub(crate) fn attempt(name: &LockName, try_only: bool) -> Attempt {
+    attempt_as(name, Mode::Exclusive, try_only)
+}
+
+/// An attempt of its own.
+pub(crate) fn attempt_as(name: &LockName, mode: Mode, try_only: bool) -> Attempt {
     Attempt {
         id: AttemptId(rand::random()),
         name: name.clone(),
-        mode: Mode::Exclusive,
+        mode,
         try_only,
         value: String::new(),
         holder: Arc::new(Holder {

@@ -33,5 +33,7 @@ async fn open() -> MemoryHarness {
 }
 
 portunus_testkit::conformance! {
-    open => [exclusion, expiry, fencing, queue, naming, cancellation, observing]
+    open => [
+        exclusion, expiry, fencing, queue, naming, cancellation, observing, shared, permits,
+    ]
 }

@@ -12,6 +12,7 @@ use portunus_core::url::StoreUrl;
 /// | `memory:` | this process; each call makes another, empty one | always there |
 /// | `etcd://[user:password@]host[:port],…` | etcd | `etcd` |
 /// | `etcds://…` | etcd over TLS, short for `?tls=true` | `etcd` |
+/// | `zookeeper://[user:password@]host[:port],…[/chroot]` | ZooKeeper | `zookeeper` |
 ///
 /// Options follow a `?`, joined by `&`. These are the same for every store, with the meaning and
 /// the default that [`ManagerBuilder`] gives them: `ttl`, `connect_timeout`, `max_waiters`,
@@ -23,6 +24,7 @@ use portunus_core::url::StoreUrl;
 /// |---|---|
 /// | `memory` | none |
 /// | `etcd` | `namespace`, `layout`, `tls`, `ca`, `cert`, `key` |
+/// | `zookeeper` | `namespace`, `layout`, `acl`, `tls`, `ca`, `cert`, `key` |
 ///
 /// [`builder`] goes on from a URL in code.
 ///
@@ -84,6 +86,13 @@ pub fn builder(url: impl AsRef<str>) -> Result<ManagerBuilder> {
         }
         #[cfg(not(feature = "etcd"))]
         "etcd" | "etcds" => return Err(feature_off("etcd")),
+        #[cfg(feature = "zookeeper")]
+        "zookeeper" => {
+            let config = portunus_zookeeper::ZooKeeperConfig::from_url(&mut url)?;
+            LockManager::builder(portunus_zookeeper::ZooKeeper::new(config)?)
+        }
+        #[cfg(not(feature = "zookeeper"))]
+        "zookeeper" => return Err(feature_off("zookeeper")),
         unknown => return Err(invalid(format!("unknown scheme `{unknown}`; known are {SCHEMES}"))),
     };
     let builder = builder.options(&mut url)?;
@@ -99,7 +108,7 @@ fn memory(url: &StoreUrl) -> Result<Memory> {
     }
 }
 
-#[cfg(not(feature = "etcd"))]
+#[cfg(not(all(feature = "etcd", feature = "zookeeper")))]
 fn feature_off(feature: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, feature, "connect").with_detail(format!(
         "this build has no feature `{feature}`; add it with \
@@ -112,4 +121,4 @@ fn invalid(detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 }
 
 /// Every scheme of the grammar, whatever this build's features.
-const SCHEMES: &str = "`memory`, `etcd`, `etcds`";
+const SCHEMES: &str = "`memory`, `etcd`, `etcds`, `zookeeper`";

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod connect;
+pub mod guide;
 
 pub use self::connect::{builder, connect};
 pub use portunus_core::error::{Error, ErrorKind, Result};
@@ -21,6 +22,7 @@ pub mod backend {
     };
     pub use portunus_core::clock::{BootClock, Clock, Moment, TokioClock};
     pub use portunus_core::queue::{Place, turn};
+    pub use portunus_core::tls::{TlsConfig, TlsFiles};
     pub use portunus_core::url::StoreUrl;
 }
 
@@ -28,4 +30,10 @@ pub mod backend {
 #[cfg(feature = "etcd")]
 pub mod etcd {
     pub use portunus_etcd::{Etcd, EtcdConfig, Layout};
+}
+
+/// The ZooKeeper store, to be configured in code; [`connect`] does it from a URL.
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper {
+    pub use portunus_zookeeper::{Access, Layout, ZooKeeper, ZooKeeperConfig};
 }

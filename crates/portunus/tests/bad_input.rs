@@ -32,14 +32,14 @@ async fn a_url_that_is_none() {
 
 #[tokio::test]
 async fn an_unknown_scheme_lists_the_known() {
-    let known = ["`consul`", "`memory`", "`etcd`", "`etcds`"];
+    let known = ["`consul`", "`memory`", "`etcd`", "`etcds`", "`zookeeper`"];
     assert_refused("consul://u:s3cret@a", ErrorKind::Invalid, &known).await;
 }
 
 #[tokio::test]
 async fn a_password_with_unescaped_signs_is_not_shown() {
     for sign in ["/", "?", "#", "&", "%", ":", "@"] {
-        for scheme in ["etcd", "memory", "consul"] {
+        for scheme in ["etcd", "zookeeper", "memory", "consul"] {
             refused(&format!("{scheme}://u:s3cret{sign}s3cret@127.0.0.1:1?typo=1")).await;
             let brief = "connect_timeout=100ms";
             refused(&format!("{scheme}://u:1{sign}s3cret@127.0.0.1:1?{brief}")).await;
@@ -114,12 +114,38 @@ async fn a_call_after_the_shutdown() {
     assert!(error.to_string().contains("shut down; nothing is held"), "{error}");
 }
 
-#[cfg(not(feature = "etcd"))]
+#[cfg(not(all(feature = "etcd", feature = "zookeeper")))]
 #[tokio::test]
 async fn a_feature_that_is_off() {
-    for url in ["etcd://u:s3cret@a", "etcds://a?ca=x"] {
-        let words = ["`etcd`", "cargo add portunus --features etcd"];
-        assert_refused(url, ErrorKind::Unsupported, &words).await;
+    let urls = [
+        #[cfg(not(feature = "etcd"))]
+        ("etcd", "etcd://u:s3cret@a"),
+        #[cfg(not(feature = "etcd"))]
+        ("etcd", "etcds://a?ca=x"),
+        #[cfg(not(feature = "zookeeper"))]
+        ("zookeeper", "zookeeper://u:s3cret@a/b"),
+    ];
+    for (feature, url) in urls {
+        let add = format!("cargo add portunus --features {feature}");
+        assert_refused(url, ErrorKind::Unsupported, &[feature, &add]).await;
+    }
+}
+
+/// A refused port, and one that takes the connection and never says a word.
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+async fn no_server_is_an_error_within_the_connect_timeout(scheme: &str) {
+    let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = |listener: &std::net::TcpListener| listener.local_addr().expect("an address");
+    let (mute, closed) = (listen(), address(&listen()));
+    let tried = [closed.to_string(), address(&mute).to_string()];
+    for hosts in [tried[0].clone(), tried[1].clone(), tried.join(",")] {
+        let url = format!("{scheme}://u:s3cret@{hosts}?connect_timeout=1s");
+        let limit = tokio::time::timeout(Duration::from_secs(3), refused(&url));
+        let error = limit.await.expect("late");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
+        let text = format!("{error:#}");
+        assert!(text.contains("within 1s"), "{text}");
+        assert!(tried.iter().any(|host| text.contains(host)), "nothing tried is named: {text}");
     }
 }
 
@@ -169,20 +195,42 @@ mod etcd {
         assert_refused(&not_pem, ErrorKind::Invalid, &["Cargo.toml", "PEM"]).await;
     }
 
-    /// A refused port, and one that takes the connection and never says a word.
     #[tokio::test]
     async fn no_server_is_an_error_within_the_connect_timeout() {
-        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let tried = [closed.to_string(), mute.local_addr().unwrap().to_string()];
-        for hosts in [tried[0].clone(), tried[1].clone(), tried.join(",")] {
-            let url = format!("etcd://u:s3cret@{hosts}?connect_timeout=1s");
-            let limit = tokio::time::timeout(Duration::from_secs(3), refused(&url));
-            let error = limit.await.expect("late");
-            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
-            let text = format!("{error:#}");
-            assert!(text.contains("within 1s"), "{text}");
-            assert!(tried.iter().any(|host| text.contains(host)), "nothing tried is named: {text}");
+        super::no_server_is_an_error_within_the_connect_timeout("etcd").await;
+    }
+}
+
+#[cfg(feature = "zookeeper")]
+mod zookeeper {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_url_that_cannot_work() {
+        for (url, word) in [
+            ("zookeeper:", "host"),
+            ("zookeeper://", "host"),
+            ("zookeeper://a,a", "twice"),
+            ("zookeeper://a:port", "host:port"),
+            ("zookeeper://a/b/", "chroot"),
+            ("zookeeper://a/b//c", "chroot"),
+            ("zookeeper://user@a", "user:password@"),
+            ("zookeeper://a?namespace=/", "namespace"),
+            ("zookeeper://a?layout=verbatim", "`curator`, `kazoo`"),
+            ("zookeeper://a?acl=nobody", "`creator`, `world`"),
+            ("zookeeper://a?tls=yes", "`true` or `false`"),
+            ("zookeeper://a?tls=true", "`ca`"),
+            ("zookeeper://a?ca=ca.pem", "`tls=true`"),
+            ("zookeeper://a?tls=true&ca=ca.pem&cert=a.pem", "`key`"),
+            ("zookeeper://u:s3cret@a?typo=1", "known are acl, ca, cert, connect_timeout"),
+            ("zookeeper://u:s3cret@a?ttl=1ms", "ttl"),
+        ] {
+            assert_refused(url, ErrorKind::Invalid, &[word]).await;
         }
+    }
+
+    #[tokio::test]
+    async fn no_server_is_an_error_within_the_connect_timeout() {
+        super::no_server_is_an_error_within_the_connect_timeout("zookeeper").await;
     }
 }

@@ -96,7 +96,7 @@ fn source_uris() -> Vec<String> {
 }
 
 /// The CA certificates that this host trusts, its own among them.
-fn ca_bundle() -> Option<PathBuf> {
+pub(crate) fn ca_bundle() -> Option<PathBuf> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     named.into_iter().chain([SYSTEM_CAS.into()]).find(|path| path.is_file())
 }

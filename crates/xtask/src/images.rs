@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::{Result, apt, docker, process, root};
+use crate::{Result, apt, docker, pip, process, root};
 
 /// Builds the images that are missing or whose recipe changed, or all when `rebuild`.
 pub(crate) fn ensure(rebuild: bool) -> Result<()> {
@@ -28,6 +28,7 @@ fn build(tag: &str, file: &str, recipe: &str) -> Result<()> {
     let context = Scratch::new("context")?;
     fs::copy(root().join("docker").join(file), context.0.join(file))?;
     apt::export(&context.0.join("host-apt"))?;
+    pip::export(&context.0.join("host-pip"))?;
     // The host's network, so that a proxy on its loopback address can be reached.
     let mut command = docker::docker(["build", "--network", "host", "--force-rm", "--tag", tag]);
     command.arg("--file").arg(context.0.join(file));
@@ -145,7 +146,10 @@ impl Drop for Scratch {
 
 const BASE: &str = "debian:trixie-slim";
 /// Tag and Dockerfile. The host part makes a missing image fail at once, instead of a pull.
-const IMAGES: [(&str, &str); 1] = [("localhost/portunus/etcd:3.5.16", "etcd.Dockerfile")];
+const IMAGES: [(&str, &str); 2] = [
+    ("localhost/portunus/etcd:3.5.16", "etcd.Dockerfile"),
+    ("localhost/portunus/zookeeper:3.9.3", "zookeeper.Dockerfile"),
+];
 const PROXIES: [&str; 6] =
     ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
 const PULL_LIMIT: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@ mod apt;
 mod docker;
 mod images;
 mod lint;
+mod pip;
 mod process;
 mod sweep;
 mod test;

@@ -22,6 +22,20 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, ValueEnum)]
 enum Backend {
     Etcd,
+    #[value(name = "zookeeper")]
+    ZooKeeper,
+}
+
+impl Backend {
+    /// The backend, the kit that starts its clusters, and everything tested through them.
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Etcd => &["portunus", "portunus-etcd", "portunus-testkit", "portunus-tests"],
+            Self::ZooKeeper => {
+                &["portunus", "portunus-zookeeper", "portunus-testkit", "portunus-tests"]
+            }
+        }
+    }
 }
 
 /// Runs the tests and returns cargo's exit code.
@@ -85,7 +99,9 @@ fn cargo_test(args: &Args) -> Result<Command> {
     command.env(variable, flags).arg("test").arg("--all-features");
     match args.backend {
         None => command.arg("--workspace"),
-        Some(Backend::Etcd) => command.args(ETCD_PACKAGES.map(|name| format!("--package={name}"))),
+        Some(backend) => {
+            command.args(backend.packages().iter().map(|name| format!("--package={name}")))
+        }
     };
     Ok(command)
 }
@@ -102,8 +118,5 @@ fn count_cluster_tests(args: &Args) -> Result<Option<usize>> {
     Ok(Some(list.lines().filter(|line| line.ends_with(": test")).count()))
 }
 
-/// The backend, the kit that starts its clusters, and everything tested through them.
-const ETCD_PACKAGES: [&str; 4] =
-    ["portunus", "portunus-etcd", "portunus-testkit", "portunus-tests"];
 /// What cargo says when it cannot build.
 const FAILED_BUILD: u8 = 101;

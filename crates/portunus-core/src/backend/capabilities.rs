@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::error::{Error, ErrorKind, Result};
+
 /// What a store can do and promises.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Capabilities {
@@ -28,6 +30,22 @@ pub struct Capabilities {
     /// How long the store needs to replace a failed node; a live holder keeps its lock through
     /// that if the validity of its session is at least twice as long.
     pub fail_over: Duration,
+}
+
+impl Capabilities {
+    /// Refuses a time to live that can't be asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`] with the range that is accepted; nothing was asked of the store.
+    pub fn check_ttl(&self, ttl: Duration) -> Result<()> {
+        let (min, max) = (self.min_ttl, self.max_ttl);
+        if (min..=max).contains(&ttl) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Invalid, self.store, "open_session")
+            .with_detail(format!("the time to live is {ttl:?}; accepted are {min:?} to {max:?}")))
+    }
 }
 
 /// What a fencing token is worth.

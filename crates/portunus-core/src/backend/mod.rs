@@ -34,6 +34,13 @@ pub type BoxStream<T> = Pin<Box<dyn futures_core::Stream<Item = T> + Send>>;
 /// *session* is one manager's liveness in the store. An *attempt* is one try to get one lock: it
 /// makes at most one *entry*, and belongs to one session for ever.
 ///
+/// # Runtimes
+///
+/// The engine calls [`open_session`](Self::open_session) and [`renew`](Self::renew) on the runtime
+/// of its *keeper*, a thread on which no code of the user's runs, so that nothing starves it.
+/// Whatever a session's life hangs on belongs there: its connection, the tasks that serve it. All
+/// other verbs run on the runtime of the *herald*, which a user's waker or subscriber can block.
+///
 /// # Errors
 ///
 /// Every method sorts its failures: [`ErrorKind::Unavailable`] only when the request was certainly

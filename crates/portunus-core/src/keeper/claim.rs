@@ -125,7 +125,13 @@ async fn leave(
             Some(Ok(_)) if repeated => return Withdrawn::Left(Left::Removed),
             Some(Ok(left)) => return Withdrawn::Left(left),
             Some(Err(error)) if error.kind() == ErrorKind::Lost => return Withdrawn::SessionOver,
-            Some(Err(error)) => tracing::debug!(%error, "leave is repeated"),
+            Some(Err(error)) if error.is_retryable() => {
+                tracing::debug!(%error, "leave is repeated");
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%error, "leave is refused, and repeated");
+                live.refuse(attempt.id, error);
+            }
             None => tracing::debug!("leave went unanswered and is repeated"),
         }
         repeated = true;

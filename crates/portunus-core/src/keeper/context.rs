@@ -72,6 +72,11 @@ impl Context {
         Error::new(kind, self.capabilities.store, operation)
     }
 
+    /// The time to live that sessions are asked for.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.options.ttl + self.options.lock_delay
+    }
+
     /// A backoff whose longest delay suits a session that lives for `span`.
     pub(crate) fn backoff(&self, span: Duration) -> Backoff {
         Backoff::new((span / 6).min(Duration::from_secs(1)))

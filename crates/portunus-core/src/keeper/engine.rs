@@ -78,7 +78,13 @@ impl Engine {
         let engine = Arc::clone(self);
         let opened = self.run("connect", async move {
             let last = Mutex::new(None);
-            let note = |error| *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            let note = |error: Error| {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                // That nobody answered in time says less than what somebody said before.
+                if last.is_none() || std::error::Error::source(&error).is_some() {
+                    *last = Some(error);
+                }
+            };
             let (context, limit) = (&engine.context, engine.context.options.connect_timeout);
             let opening = engine.sessions.current(context, true, note);
             let opened = limited(&*context.clock, limit, opening).await;

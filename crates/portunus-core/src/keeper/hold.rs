@@ -13,6 +13,7 @@ use super::session::LiveSession;
 use super::threads::Begun;
 use crate::backend::{Attempt, EntryId, Expires, Turn};
 use crate::clock::{Moment, limited};
+use crate::error::ErrorKind;
 use crate::loss::LossReason;
 
 /// A grant: the claim to its entry, its own bound in time, and its loss signal.
@@ -233,6 +234,10 @@ async fn stands(hold: &Hold, mut told: bool) -> bool {
         match limited(&*context.clock, session.request_timeout, look).await {
             Some(Ok(Turn::Held { .. })) => return true,
             Some(Ok(_)) => return false,
+            Some(Err(error)) if error.kind() == ErrorKind::Lost => {
+                hold.session().lose(context, LossReason::SessionEnded);
+                return false;
+            }
             _ => told = false,
         }
     }

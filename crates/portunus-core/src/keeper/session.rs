@@ -34,6 +34,8 @@ pub(crate) struct LiveSession {
     closing: CancellationToken,
     ended: CancellationToken,
     over: CancellationToken,
+    /// The last withdrawal that the store refused.
+    refused: watch::Sender<Option<(AttemptId, Error)>>,
 }
 
 impl LiveSession {
@@ -60,6 +62,7 @@ impl LiveSession {
             closing: CancellationToken::new(),
             ended: CancellationToken::new(),
             over: CancellationToken::new(),
+            refused: watch::Sender::new(None),
         });
         let keep = Arc::clone(&live).keep(Arc::clone(context), sent);
         context.threads.on_keeper(keep);
@@ -67,15 +70,18 @@ impl LiveSession {
         live
     }
 
-    /// Refuses a lock's delay that leaves the holder less than half of the time to live.
+    /// Refuses a lock's delay that leaves the holder less than half of what its time to live alone
+    /// would be worth, which is not the same on every store.
     pub(crate) fn check_worth(&self, context: &Context) -> Result<(), String> {
         let (worth, options) = (worth(context, &self.session), &context.options);
-        if options.lock_delay.is_zero() || worth >= options.ttl / 2 {
+        let (ttl, asked) = (options.ttl.as_nanos(), (options.ttl + options.lock_delay).as_nanos());
+        let is_half = 2 * worth.as_nanos() * asked >= self.session.validity.as_nanos() * ttl;
+        if options.lock_delay.is_zero() || is_half {
             return Ok(());
         }
         Err(format!(
             "a lock_delay of {:?} leaves {worth:?} of a ttl of {:?}; accepted is one that leaves \
-             half of it; nothing is held",
+             half of what that ttl is worth without it; nothing is held",
             options.lock_delay, options.ttl
         ))
     }
@@ -131,6 +137,21 @@ impl LiveSession {
     /// Completes when the store keeps nothing of this session any more.
     pub(crate) async fn over(&self) {
         self.over.cancelled().await;
+    }
+
+    /// Tells of a withdrawal that the store refused.
+    pub(crate) fn refuse(&self, attempt: AttemptId, error: Error) {
+        self.refused.send_replace(Some((attempt, error)));
+    }
+
+    /// Completes when the store refuses to withdraw this attempt; told each time that it does.
+    pub(crate) async fn refused(&self, attempt: AttemptId) -> Option<Error> {
+        let mut refused = self.refused.subscribe();
+        let of =
+            |told: &Option<(AttemptId, Error)>| told.as_ref().is_some_and(|told| told.0 == attempt);
+        // The sender lives as long as `self`.
+        let told = refused.wait_for(of).await.ok()?;
+        told.as_ref().map(|(_, error)| error.clone())
     }
 
     /// Why the session ended, once it has.

@@ -3,10 +3,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::sync::Mutex as AsyncMutex;
+use tokio::task::JoinHandle;
 
 use super::context::Context;
 use super::session::LiveSession;
-use crate::clock::limited;
+use crate::backend::Session;
+use crate::clock::{Moment, limited};
 use crate::error::{Error, ErrorKind, Result};
 use crate::loss::LossReason;
 use crate::token::Incarnation;
@@ -60,9 +62,12 @@ impl Sessions {
             }
             // A task of its own: a caller who gives up leaves no session behind that nobody knows.
             let (sessions, shared) = (Arc::clone(self), Arc::clone(context));
+            // Asked from here: a herald that is blocked delays what comes after the answer only.
+            let sent = context.clock.now();
+            let asked = ask(context);
             let opening = context.threads.on_herald(async move {
                 let _turn = turn;
-                sessions.open(&shared).await
+                sessions.open(&shared, sent, asked).await
             });
             match opening.await {
                 Ok(Err(error)) if patient && error.is_retryable() => failed(error),
@@ -85,17 +90,20 @@ impl Sessions {
         sessions
     }
 
-    async fn open(&self, context: &Arc<Context>) -> Result<Arc<LiveSession>> {
-        let ttl = context.options.ttl + context.options.lock_delay;
-        // A third: a first server that is cut off must leave time for another.
-        let limit = context.options.connect_timeout / 3;
-        let sent = context.clock.now();
-        let opened = limited(&*context.clock, limit, context.backend.open_session(ttl)).await;
-        let session = opened.unwrap_or_else(|| {
-            Err(context
-                .error(ErrorKind::Unavailable, "session")
-                .with_detail(format!("no answer within {limit:?}")))
-        })?;
+    /// Takes over what the store answers to a question that was `asked` not before `sent`.
+    async fn open(
+        &self,
+        context: &Arc<Context>,
+        sent: Moment,
+        asked: JoinHandle<Result<Session>>,
+    ) -> Result<Arc<LiveSession>> {
+        let failed = |_| Err(context.error(ErrorKind::Unavailable, "session"));
+        let session = asked.await.unwrap_or_else(failed)?;
+        let (granted, asked) = (session.granted, context.ttl());
+        if granted != asked {
+            // Not for the backend to say: it is asked on the keeper, where nobody listens.
+            tracing::info!(?granted, ?asked, "the store grants another time to live");
+        }
         let first = self.incarnation.get_or_init(|| session.incarnation.clone());
         if *first != session.incarnation {
             let detail = format!(
@@ -135,4 +143,20 @@ impl Sessions {
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Asks the store for a session, on the keeper: whatever its life hangs on belongs there.
+fn ask(context: &Arc<Context>) -> JoinHandle<Result<Session>> {
+    let shared = Arc::clone(context);
+    context.threads.on_keeper(async move {
+        let ttl = shared.ttl();
+        // A third: a first server that is cut off must leave time for another.
+        let limit = shared.options.connect_timeout / 3;
+        let opened = limited(&*shared.clock, limit, shared.backend.open_session(ttl)).await;
+        opened.unwrap_or_else(|| {
+            Err(shared
+                .error(ErrorKind::Unavailable, "session")
+                .with_detail(format!("no answer within {limit:?}")))
+        })
+    })
 }

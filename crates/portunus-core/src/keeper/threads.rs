@@ -1,9 +1,13 @@
 //! The threads of a manager, so that a blocked or ended executor of the user's starves nothing.
 //!
-//! - The *keeper* renews sessions and ends them at their deadlines. No code of the user's runs
-//!   there: what it has to say goes to the herald.
-//! - The *herald* carries requests, watches and clean-up, fires loss signals, speaks to `tracing`,
-//!   and wakes the user's tasks. A waker or subscriber that blocks delays these, never a renewal.
+//! - The *keeper* opens sessions, renews them and ends them at their deadlines. No code of the
+//!   user's runs there: what it has to say goes to the herald.
+//! - The *herald* carries all other requests, watches and clean-up, fires loss signals, speaks to
+//!   `tracing`, and wakes the user's tasks. A waker or subscriber that blocks delays these, never a
+//!   renewal.
+//!
+//! To some stores a session is a connection, and its socket belongs to the runtime that opened it.
+//! That is why the keeper opens as well.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,10 +43,10 @@ impl Threads {
         Self { keeper: Handle::current(), herald: Handle::current(), stop }
     }
 
-    pub(crate) fn on_keeper(
+    pub(crate) fn on_keeper<T: Send + 'static>(
         &self,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) -> JoinHandle<()> {
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
         self.keeper.spawn(work)
     }
 

@@ -130,7 +130,7 @@ impl LockBackend for Memory {
     }
 
     async fn look(&self, _session: &Session, attempt: &Attempt, entry: &EntryId) -> Result<Turn> {
-        self.with(|state| state.turn(attempt, entry))
+        self.with(|state| state.look(attempt, entry))
     }
 
     async fn changed(
@@ -141,8 +141,8 @@ impl LockBackend for Memory {
         turn: &Turn,
     ) -> Result<()> {
         let blockers = match turn {
-            Turn::Waiting { blockers, .. } => blockers.as_slice(),
-            Turn::Held { .. } | Turn::Lost => &[],
+            Turn::Waiting { blockers, as_of } => (blockers.as_slice(), *as_of),
+            Turn::Held { .. } | Turn::Lost => (&[][..], 0),
         };
         loop {
             let notify = Arc::new(Notify::new());

@@ -39,6 +39,10 @@ struct EntryRow {
     session: SessionId,
     key: Arc<str>,
     record: Record,
+    /// The position at which it last changed.
+    changed: u64,
+    /// A permit that waited and now holds: its successor was told.
+    marked: bool,
     watchers: Vec<Weak<Notify>>,
 }
 
@@ -89,12 +93,17 @@ impl State {
             None => self.insert(id, attempt),
         };
         let entry = EntryId { key: attempt.id.to_string().into(), position };
-        match self.turn(attempt, &entry)? {
-            Turn::Waiting { .. } if attempt.try_only => {
+        match self.turn(attempt, &entry) {
+            Ok(Turn::Waiting { .. }) if attempt.try_only => {
                 self.remove(attempt.id);
                 Ok(Entered::Refused)
             }
-            turn => Ok(Entered::Queued { entry, turn }),
+            Ok(turn) => Ok(Entered::Queued { entry, turn }),
+            Err(error) => {
+                // It would make those behind it fail as well.
+                self.remove(attempt.id);
+                Err(error)
+            }
         }
     }
 
@@ -105,12 +114,31 @@ impl State {
             session,
             key: attempt.id.to_string().into(),
             record: attempt.record(),
+            changed: self.position,
+            marked: false,
             watchers: Vec::new(),
         };
         self.entries.insert(attempt.id, (attempt.name.clone(), self.position));
         self.queues.entry(attempt.name.clone()).or_default().insert(self.position, row);
         self.observed(&attempt.name);
         self.position
+    }
+
+    /// Where an entry stands; a permit that got its turn by waiting marks its entry, so that the one
+    /// behind it learns that it now is the first to wait.
+    pub(super) fn look(&mut self, attempt: &Attempt, entry: &EntryId) -> Result<Turn> {
+        let turn = self.turn(attempt, entry)?;
+        if let (Mode::Permit { .. }, Turn::Held { .. }) = (attempt.mode, &turn) {
+            let queue = self.queues.get_mut(&attempt.name);
+            let row = queue.and_then(|queue| queue.get_mut(&entry.position));
+            if let Some(row) = row.filter(|row| !row.marked) {
+                self.position += 1;
+                row.marked = true;
+                row.changed = self.position;
+                row.wake();
+            }
+        }
+        Ok(turn)
     }
 
     /// Where an entry stands. One lock guards all state, so what is read here is also confirmed.
@@ -138,13 +166,13 @@ impl State {
         })
     }
 
-    /// Has `notify` woken when `own` or a blocker goes or changes; `None` when one has gone. The
-    /// moment is when the first of their sessions would expire.
+    /// Has `notify` woken when `own` or a blocker goes or changes; `None` when one has gone, or a
+    /// blocker changed after `as_of`. The moment is when the first of their sessions would expire.
     pub(super) fn watch(
         &mut self,
         name: &LockName,
         own: &EntryId,
-        blockers: &[Arc<str>],
+        (blockers, as_of): (&[Arc<str>], u64),
         notify: &Arc<Notify>,
     ) -> Option<Moment> {
         let queue = self.queues.get_mut(name)?;
@@ -153,6 +181,9 @@ impl State {
         for (position, row) in queue.range_mut(..=own.position) {
             let is_own = *position == own.position && row.key == own.key;
             if is_own || blockers.contains(&row.key) {
+                if !is_own && row.changed > as_of {
+                    return None;
+                }
                 found += 1;
                 row.watchers.retain(|watcher| watcher.strong_count() > 0);
                 row.watchers.push(Arc::downgrade(notify));
@@ -187,8 +218,9 @@ impl State {
         let row = queue.and_then(|queue| queue.get_mut(&entry.position));
         let row = row.filter(|row| row.attempt == attempt.id).ok_or_else(|| lost("change"))?;
         change(&mut row.record);
-        row.wake();
         self.position += 1;
+        row.changed = self.position;
+        row.wake();
         self.observed(&attempt.name);
         Ok(())
     }

@@ -23,8 +23,19 @@ impl Ways {
     }
 
     async fn manager(&self, scene: &Scene, ttl: Duration) -> LockManager {
+        self.manager_and_node(scene, ttl).await.0
+    }
+
+    /// A manager, and the node that it asks: its requests have a connection of their own, which
+    /// the first of them opens.
+    async fn manager_and_node(&self, scene: &Scene, ttl: Duration) -> (LockManager, usize) {
         let hosts = self.0.iter().map(|proxy| proxy.address().to_string());
-        scene.with(scene.config(hosts), ttl).await
+        let manager = scene.with(scene.config(hosts), ttl).await;
+        let connections = || self.0.iter().map(Proxy::connections).collect::<Vec<_>>();
+        let before = connections();
+        manager.contenders("a").await.unwrap();
+        let after = connections();
+        (manager, (0..NODES).find(|node| after[*node] > before[*node]).unwrap())
     }
 
     fn all(&self, act: fn(&Proxy)) {
@@ -148,9 +159,7 @@ async fn an_entering_transaction_at_a_frozen_follower_has_no_effect_later() {
     let mut others = Vec::new();
     let (ways, manager, follower) = loop {
         let ways = Ways::open(&scene).await;
-        let manager = ways.manager(&scene, LONG).await;
-        // Renewals have a connection of their own, but not before the first one.
-        let asked = (0..NODES).find(|node| ways.0[*node].connections() > 0).unwrap();
+        let (manager, asked) = ways.manager_and_node(&scene, LONG).await;
         if asked != leader {
             break (ways, manager, asked);
         }

@@ -12,13 +12,25 @@ use rcgen::{
 
 use super::{Error, Result};
 
+/// How clients reach the nodes. Peers always talk in the clear, on a network of their own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Tls {
+    /// In the clear.
+    #[default]
+    Off,
+    /// The server shows a certificate.
+    Server,
+    /// Both sides show one.
+    Mutual,
+}
+
 /// The files that a client needs, in a directory that goes with this value.
 #[derive(Debug)]
 pub struct Certificates {
     dir: PathBuf,
     pub(super) server: Pair,
-    pub(super) client: Pair,
-    pub(super) ca: String,
+    client: Pair,
+    ca: String,
 }
 
 impl Certificates {
@@ -37,10 +49,12 @@ impl Certificates {
         self.dir.join("client.key")
     }
 
-    pub(super) fn new() -> Result<Self> {
+    /// For servers that their network knows by `names`, and this machine as itself.
+    pub(super) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
         let issuer = authority().map_err(Error::engine("make a certificate authority"))?;
+        let names: Vec<&str> = ["localhost", "127.0.0.1"].into_iter().chain(names).collect();
         let signed = || {
-            let server = sign(&issuer, &["localhost", "127.0.0.1"])?;
+            let server = sign(&issuer, &names)?;
             Ok::<_, rcgen::Error>((server, sign(&issuer, &["portunus-client"])?))
         };
         let (server, client) = signed().map_err(Error::engine("sign certificates"))?;
@@ -48,6 +62,17 @@ impl Certificates {
         let made = Self { dir, server, client, ca: issuer.pem() };
         made.write().map_err(Error::engine("write certificates"))?;
         Ok(made)
+    }
+
+    /// Everything but the authority's key, by the names that the files have everywhere.
+    pub(super) fn files(&self) -> [(&'static str, &String); 5] {
+        [
+            ("ca.crt", &self.ca),
+            ("server.crt", &self.server.certificate),
+            ("server.key", &self.server.key),
+            ("client.crt", &self.client.certificate),
+            ("client.key", &self.client.key),
+        ]
     }
 
     fn write(&self) -> io::Result<()> {

@@ -1,261 +1,244 @@
-//! The three etcd nodes: how they are started, and how clients reach them.
+//! The etcd cluster: its nodes' flags, `etcdctl`, and what a node says on its metrics port.
 
-use std::collections::HashMap;
+mod options;
+
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::io;
+use std::ops::Deref;
 
-use testcontainers::bollard::models::PortBinding;
-use testcontainers::core::IntoContainerPort;
-use testcontainers::runners::AsyncRunner;
-use testcontainers::{ContainerAsync, ContainerRequest, GenericImage, ImageExt};
+use async_trait::async_trait;
+use testcontainers::{ContainerRequest, GenericImage, ImageExt};
 
-use super::engine;
-use super::options::{Auth, EtcdBuilder, Tls, Token};
-use super::{Certificates, Error, Result};
+use super::nodes::Plan;
+use super::shared::Turns;
+use super::status;
+use super::store::{FILES, Ports, Store};
+use super::{Access, Cluster, Error, Output, Process, Result, Tls, engine};
 
-/// How many nodes a cluster has: one may fail.
-pub const NODES: usize = 3;
+pub use options::{Auth, EtcdBuilder, Token};
 
-/// A running cluster. Nodes are called by number, from 0 to [`NODES`] − 1.
-///
-/// Clones are the same cluster; it is removed with the last one.
-///
-/// # Panics
-///
-/// Every method that takes a node's number panics if there is none of that number.
+/// A running etcd [`Cluster`], to which it dereferences.
 #[derive(Clone)]
-pub struct Etcd(pub(super) Arc<Inner>);
+pub struct Etcd {
+    cluster: Cluster,
+    auth: Option<Auth>,
+}
 
 impl Etcd {
     /// Three nodes in the clear, without authentication, with etcd's timing (heartbeat 100 ms,
-    /// election 1 s). Data survives [`Etcd::kill`] and [`Etcd::restart`], but is not flushed to
-    /// disk: it does not outlive the machine.
+    /// election 1 s).
     pub fn builder() -> EtcdBuilder {
         EtcdBuilder::new()
     }
 
-    /// Where clients reach the nodes, as `host:port`. Addresses stay through a restart.
-    pub fn endpoints(&self) -> Vec<String> {
-        (0..NODES).map(|node| self.endpoint(node)).collect()
+    /// This process's cluster, in the clear and without authentication, together with other tests
+    /// that leave its nodes alone.
+    ///
+    /// The first call starts it; it is healthy then. It lives as long as the process; the next
+    /// sweep removes it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started, or not be made whole after a test that disturbed it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn shared() -> Result<Access<Self>> {
+        TURNS.shared().await
     }
 
-    /// Where clients reach one node.
-    pub fn endpoint(&self, node: usize) -> String {
-        format!("127.0.0.1:{}", self.0.nodes[node].client_port)
-    }
-
-    /// The files for a client, with [`Tls::Server`] or [`Tls::Mutual`].
-    pub fn certificates(&self) -> Option<&Certificates> {
-        self.0.certificates.as_ref()
+    /// The same cluster, alone: the caller may disturb its nodes and need not undo it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Etcd::shared`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn exclusive() -> Result<Access<Self>> {
+        TURNS.exclusive().await
     }
 
     /// The password that clients need, if any.
     pub fn auth(&self) -> Option<&Auth> {
-        self.0.options.auth.as_ref()
+        self.auth.as_ref()
     }
 
-    pub(super) async fn launch(options: EtcdBuilder) -> Result<Self> {
+    /// Runs `etcdctl` in a node, against that node, with certificates and password.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`] when it fails, [`Error::Engine`] also when the node is down or frozen.
+    pub async fn etcdctl(&self, node: usize, args: &[&str]) -> Result<Output> {
+        let output = self.exec(node, &self.etcdctl_command(args)).await?;
+        // Without the arguments, a password may be among them.
+        output.success(&format!("etcdctl {}", args.first().unwrap_or(&"")))
+    }
+
+    /// Starts `etcdctl` as [`Etcd::etcdctl`] does and leaves it running: `["lock", name]` prints
+    /// the key when it holds the lock, and releases it on SIGTERM.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`], also when the node is down or frozen.
+    pub async fn spawn_etcdctl(&self, node: usize, args: &[&str]) -> Result<Process> {
+        self.spawn(node, &self.etcdctl_command(args)).await
+    }
+
+    /// What the node counts, in the text format of Prometheus.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`] when the node is down or frozen.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only looks.
+    pub async fn metrics(&self, node: usize) -> Result<String> {
+        let port = self.node(node).status_port;
+        let asked = engine::run(get(port, "/metrics")).await;
+        asked.map_err(Error::engine("show a node's metrics"))
+    }
+
+    async fn launch(options: EtcdBuilder) -> Result<Self> {
         engine::run(async move {
-            let etcd = Self(Arc::new(Inner::new(options)?));
-            // From here on its drop removes what was started.
-            etcd.0.start().await?;
-            etcd.wait_healthy().await?;
-            if let Some(auth) = etcd.auth() {
-                let user = format!("{}:{}", Auth::USER, auth.password);
+            let auth = options.auth.clone();
+            let mut etcd = Self { cluster: Cluster::launch(options).await?, auth: None };
+            if let Some(auth) = auth {
+                let user = format!("{}:{}", Auth::USER, auth.password());
                 etcd.etcdctl(0, &["user", "add", &user]).await?;
                 etcd.etcdctl(0, &["user", "grant-role", Auth::USER, "root"]).await?;
                 etcd.etcdctl(0, &["auth", "enable"]).await?;
-                etcd.0.auth_is_on.store(true, Ordering::SeqCst);
+                etcd.auth = Some(auth);
             }
             Ok(etcd)
         })
         .await
     }
+
+    fn etcdctl_command<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
+        let mut command = vec!["etcdctl"];
+        if let Some(auth) = &self.auth {
+            command.extend(["--user", Auth::USER, "--password", auth.password()]);
+        }
+        command.extend(args);
+        command
+    }
 }
 
+impl Deref for Etcd {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+/// Without the password.
 impl fmt::Debug for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Etcd")
-            .field("cluster", &self.0.name)
-            .field("endpoints", &self.endpoints())
-            .finish_non_exhaustive()
+        f.debug_tuple("Etcd").field(&self.cluster).finish()
     }
 }
 
-pub(super) struct Inner {
-    name: String,
-    pub(super) options: EtcdBuilder,
-    pub(super) nodes: Vec<Node>,
-    certificates: Option<Certificates>,
-    pub(super) auth_is_on: AtomicBool,
-    /// Whether a fault was made since the cluster was last seen whole.
-    pub(super) disturbed: AtomicBool,
-}
-
-pub(super) struct Node {
-    /// The container's name, and on the cluster's network its address.
-    pub(super) container: String,
-    pub(super) client_port: u16,
-    pub(super) metrics_port: u16,
-}
-
-impl Inner {
-    fn new(options: EtcdBuilder) -> Result<Self> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("portunus-{}-{count}", std::process::id());
-        let node = |n| {
-            Ok(Node {
-                container: format!("{name}-etcd{n}"),
-                client_port: engine::free_port()?,
-                metrics_port: engine::free_port()?,
-            })
-        };
-        let nodes = (0..NODES).map(node).collect::<Result<_>>()?;
-        let certificates = (options.tls != Tls::Off).then(Certificates::new).transpose()?;
-        Ok(Self {
-            name,
-            options,
-            nodes,
-            certificates,
-            auth_is_on: AtomicBool::new(false),
-            disturbed: AtomicBool::new(false),
-        })
+#[async_trait]
+impl Store for EtcdBuilder {
+    fn name(&self) -> &'static str {
+        "etcd"
     }
 
-    async fn start(&self) -> Result<()> {
-        let docker = engine::client().await?;
-        engine::sweep(&docker).await?;
-        // testcontainers would try to pull what is missing.
-        let image = format!("{IMAGE}:{VERSION}");
-        if docker.inspect_image(&image).await.is_err() {
-            docker.ping().await.map_err(Error::engine("answer"))?;
-            return Err(Error::MissingImage { image });
-        }
-        engine::create_network(&docker, &self.name).await?;
-        let starts = self.nodes.iter().map(|node| self.request(node).start());
-        for started in futures_util::future::join_all(starts).await {
-            forget(started.map_err(Error::engine("start a node"))?);
-        }
-        Ok(())
+    fn tls(&self) -> Tls {
+        self.tls
     }
 
-    fn request(&self, node: &Node) -> ContainerRequest<GenericImage> {
-        let ports = [(node.client_port, CLIENT), (node.metrics_port, METRICS)];
-        let bindings: HashMap<_, _> = ports
-            .map(|(host, container)| {
-                let binding = PortBinding {
-                    host_ip: Some("127.0.0.1".to_owned()),
-                    host_port: Some(host.to_string()),
-                };
-                (format!("{container}/tcp"), Some(vec![binding]))
-            })
-            .into();
-        let mut request = GenericImage::new(IMAGE, VERSION)
-            .with_exposed_port(CLIENT.tcp())
-            .with_exposed_port(METRICS.tcp())
-            .with_cmd(self.flags(node))
-            .with_container_name(&node.container)
-            .with_hostname(&node.container)
-            .with_labels(engine::labels(&self.name))
-            .with_network(&self.name)
-            .with_cap_add("NET_ADMIN")
-            .with_host_config_modifier(move |host| {
-                host.port_bindings = Some(bindings.clone());
-                host.publish_all_ports = Some(false);
-            });
-        if let Some(made) = &self.certificates {
-            for (name, text) in [
-                ("ca.crt", &made.ca),
-                ("server.crt", &made.server.certificate),
-                ("server.key", &made.server.key),
-                ("client.crt", &made.client.certificate),
-                ("client.key", &made.client.key),
-            ] {
-                request =
-                    request.with_copy_to(format!("{FILES}/{name}"), text.clone().into_bytes());
-            }
+    fn ports(&self) -> Ports {
+        Ports { client: CLIENT, status: METRICS, peers: &[PEER] }
+    }
+
+    fn request(&self, plan: &Plan, node: usize) -> ContainerRequest<GenericImage> {
+        let mut request = GenericImage::new(IMAGE, VERSION).with_cmd(flags(self, plan, node));
+        if self.tls != Tls::Off {
             request = request
                 .with_env_var("ETCDCTL_CACERT", format!("{FILES}/ca.crt"))
                 .with_env_var("ETCDCTL_CERT", format!("{FILES}/client.crt"))
                 .with_env_var("ETCDCTL_KEY", format!("{FILES}/client.key"));
         }
         // The key that signs tokens: one for all nodes, and no secret.
-        request.with_copy_to(format!("{FILES}/jwt.key"), self.name.clone().into_bytes())
+        request.with_copy_to(format!("{FILES}/jwt.key"), plan.name.clone().into_bytes())
     }
 
-    fn flags(&self, node: &Node) -> Vec<String> {
-        let (name, scheme) = (&node.container, self.scheme());
-        let peers = self.nodes.iter().map(|node| &node.container);
-        let peers: Vec<String> = peers.map(|name| format!("{name}=http://{name}:{PEER}")).collect();
-        let mut flags = vec![
-            format!("--name={name}"),
-            // In the container's own layer, not on a tmpfs: a restart finds it again.
-            "--data-dir=/var/lib/etcd".to_owned(),
-            "--unsafe-no-fsync".to_owned(),
-            "--log-level=warn".to_owned(),
-            format!("--listen-client-urls={scheme}://0.0.0.0:{CLIENT}"),
-            format!("--advertise-client-urls={scheme}://127.0.0.1:{}", node.client_port),
-            // Health without TLS and password, and through `cut_clients`.
-            format!("--listen-metrics-urls=http://0.0.0.0:{METRICS}"),
-            format!("--listen-peer-urls=http://0.0.0.0:{PEER}"),
-            format!("--initial-advertise-peer-urls=http://{name}:{PEER}"),
-            format!("--initial-cluster={}", peers.join(",")),
-            format!("--initial-cluster-token={}", self.name),
-            format!("--heartbeat-interval={}", self.options.heartbeat.as_millis()),
-            format!("--election-timeout={}", self.options.election.as_millis()),
-        ];
-        if self.options.tls != Tls::Off {
-            flags.push(format!("--cert-file={FILES}/server.crt"));
-            flags.push(format!("--key-file={FILES}/server.key"));
+    async fn serves(&self, status: u16) -> io::Result<()> {
+        let health = get(status, "/health").await?;
+        if health.starts_with("HTTP/1.0 200") || health.starts_with("HTTP/1.1 200") {
+            Ok(())
+        } else {
+            Err(io::Error::other(health))
         }
-        if self.options.tls == Tls::Mutual {
-            flags.push("--client-cert-auth".to_owned());
-            flags.push(format!("--trusted-ca-file={FILES}/ca.crt"));
-        }
-        match self.options.auth.as_ref().map(|auth| auth.token) {
-            None => {}
-            Some(Token::Simple { ttl }) => {
-                flags.push("--auth-token=simple".to_owned());
-                flags.push(format!("--auth-token-ttl={}", ttl.as_secs()));
-            }
-            Some(Token::Jwt { ttl }) => flags.push(format!(
-                "--auth-token=jwt,sign-method=HS256,priv-key={FILES}/jwt.key,ttl={}s",
-                ttl.as_secs()
-            )),
-        }
-        flags
     }
 
-    fn scheme(&self) -> &'static str {
-        if self.options.tls == Tls::Off { "http" } else { "https" }
+    async fn leads(&self, status: u16) -> io::Result<bool> {
+        let metrics = get(status, "/metrics").await?;
+        Ok(metrics.lines().any(|line| line == "etcd_server_is_leader 1"))
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let name = std::mem::take(&mut self.name);
-        engine::run_blocking(async move {
-            // Without an engine there is nothing to remove; else the next sweep tries again.
-            if let Ok(docker) = engine::client().await {
-                engine::remove(&docker, &name).await.ok();
-            }
-        });
+fn flags(options: &EtcdBuilder, plan: &Plan, node: usize) -> Vec<String> {
+    let node = &plan.nodes[node];
+    let name = &node.container;
+    let scheme = if options.tls == Tls::Off { "http" } else { "https" };
+    let peers = plan.nodes.iter().map(|node| &node.container);
+    let peers: Vec<String> = peers.map(|name| format!("{name}=http://{name}:{PEER}")).collect();
+    let mut flags = vec![
+        format!("--name={name}"),
+        // In the container's own layer, not on a tmpfs: a restart finds it again.
+        "--data-dir=/var/lib/etcd".to_owned(),
+        "--unsafe-no-fsync".to_owned(),
+        "--log-level=warn".to_owned(),
+        format!("--listen-client-urls={scheme}://0.0.0.0:{CLIENT}"),
+        format!("--advertise-client-urls={scheme}://127.0.0.1:{}", node.client_port),
+        // Health without TLS and password, and through `cut_clients`.
+        format!("--listen-metrics-urls=http://0.0.0.0:{METRICS}"),
+        format!("--listen-peer-urls=http://0.0.0.0:{PEER}"),
+        format!("--initial-advertise-peer-urls=http://{name}:{PEER}"),
+        format!("--initial-cluster={}", peers.join(",")),
+        format!("--initial-cluster-token={}", plan.name),
+        format!("--heartbeat-interval={}", options.heartbeat.as_millis()),
+        format!("--election-timeout={}", options.election.as_millis()),
+    ];
+    if options.tls != Tls::Off {
+        flags.push(format!("--cert-file={FILES}/server.crt"));
+        flags.push(format!("--key-file={FILES}/server.key"));
     }
+    if options.tls == Tls::Mutual {
+        flags.push("--client-cert-auth".to_owned());
+        flags.push(format!("--trusted-ca-file={FILES}/ca.crt"));
+    }
+    match options.auth.as_ref().map(|auth| auth.token) {
+        None => {}
+        Some(Token::Simple { ttl }) => {
+            flags.push("--auth-token=simple".to_owned());
+            flags.push(format!("--auth-token-ttl={}", ttl.as_secs()));
+        }
+        Some(Token::Jwt { ttl }) => flags.push(format!(
+            "--auth-token=jwt,sign-method=HS256,priv-key={FILES}/jwt.key,ttl={}s",
+            ttl.as_secs()
+        )),
+    }
+    flags
 }
 
-/// Takes a node away from testcontainers, which would remove each by itself: [`Inner`] removes
-/// the nodes together, and their network after them.
-fn forget(container: ContainerAsync<GenericImage>) {
-    std::mem::forget(container);
+async fn get(port: u16, path: &str) -> io::Result<String> {
+    let answer = status::exchange(port, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+    String::from_utf8(answer).map_err(io::Error::other)
 }
 
-pub(super) const CLIENT: u16 = 2379;
-pub(super) const PEER: u16 = 2380;
+static TURNS: Turns<Etcd> = Turns::new(|| Box::pin(Etcd::builder().start()));
+
+const CLIENT: u16 = 2379;
+const PEER: u16 = 2380;
 const METRICS: u16 = 2381;
 /// The host part makes a missing image fail at once, instead of a pull.
 const IMAGE: &str = "localhost/portunus/etcd";
 const VERSION: &str = "3.5.16";
-/// Certificates and keys in the container.
-const FILES: &str = "/etc/portunus";

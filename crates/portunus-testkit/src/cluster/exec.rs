@@ -1,16 +1,12 @@
 //! Commands inside a node: to their end, or beside the test.
 
-use std::sync::atomic::Ordering;
-
 use futures_util::StreamExt;
 use testcontainers::bollard::container::LogOutput;
 use testcontainers::bollard::exec::{CreateExecOptions, StartExecResults};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::etcd::Etcd;
-use super::options::Auth;
-use super::{Error, Result, engine};
+use super::{Cluster, Error, Result, engine};
 
 /// How a command ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -33,7 +29,7 @@ impl Output {
     }
 }
 
-impl Etcd {
+impl Cluster {
     /// Runs a command in a node to its end, whatever its exit code.
     ///
     /// # Errors
@@ -41,17 +37,6 @@ impl Etcd {
     /// [`Error::Engine`], also when the node is down or frozen.
     pub async fn exec(&self, node: usize, command: &[&str]) -> Result<Output> {
         self.begin(node, command).await?.output().await
-    }
-
-    /// Runs `etcdctl` in a node, against that node, with certificates and password.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Command`] when it fails, [`Error::Engine`] also when the node is down or frozen.
-    pub async fn etcdctl(&self, node: usize, args: &[&str]) -> Result<Output> {
-        let output = self.exec(node, &self.etcdctl_command(args)).await?;
-        // Without the arguments, a password may be among them.
-        output.success(&format!("etcdctl {}", args.first().unwrap_or(&"")))
     }
 
     /// Starts a command in a node and leaves it running.
@@ -64,31 +49,11 @@ impl Etcd {
         let shell = ["sh", "-c", "echo $$; exec \"$@\"", "sh"];
         let mut running = self.begin(node, &[&shell, command].concat()).await?;
         let pid = running.lines.recv().await.unwrap_or_default();
-        Ok(Process { etcd: self.clone(), node, pid, running })
-    }
-
-    /// Starts `etcdctl` as [`Etcd::etcdctl`] does and leaves it running: `["lock", name]` prints
-    /// the key when it holds the lock, and releases it on SIGTERM.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Engine`], also when the node is down or frozen.
-    pub async fn spawn_etcdctl(&self, node: usize, args: &[&str]) -> Result<Process> {
-        self.spawn(node, &self.etcdctl_command(args)).await
-    }
-
-    fn etcdctl_command<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
-        let mut command = vec!["etcdctl"];
-        let auth = self.auth().filter(|_| self.0.auth_is_on.load(Ordering::SeqCst));
-        if let Some(auth) = auth {
-            command.extend(["--user", Auth::USER, "--password", auth.password()]);
-        }
-        command.extend(args);
-        command
+        Ok(Process { cluster: self.clone(), node, pid, running })
     }
 
     async fn begin(&self, node: usize, command: &[&str]) -> Result<Running> {
-        let container = self.0.nodes[node].container.clone();
+        let container = self.node(node).container.clone();
         let command: Vec<String> = command.iter().copied().map(str::to_owned).collect();
         engine::run(async move {
             let docker = engine::client().await?;
@@ -134,7 +99,7 @@ impl Etcd {
 /// this value does not end it.
 #[derive(Debug)]
 pub struct Process {
-    etcd: Etcd,
+    cluster: Cluster,
     node: usize,
     pid: String,
     running: Running,
@@ -158,7 +123,7 @@ impl Process {
     pub async fn signal(&self, name: &str) -> Result<()> {
         // The shell's own `kill`: the image has no program of that name.
         let kill = format!("kill -{name} {}", self.pid);
-        self.etcd.exec(self.node, &["sh", "-c", &kill]).await?.success(&kill).map(drop)
+        self.cluster.exec(self.node, &["sh", "-c", &kill]).await?.success(&kill).map(drop)
     }
 
     /// Waits for its end.

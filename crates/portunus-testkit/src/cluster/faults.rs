@@ -8,13 +8,13 @@ use testcontainers::bollard::query_parameters::{
     KillContainerOptionsBuilder, StartContainerOptions,
 };
 
-use super::etcd::{CLIENT, Etcd, NODES, PEER};
+use super::nodes::{Cluster, NODES};
 use super::status::until;
 use super::{Error, Result, engine};
 
 /// Each method returns once the engine has done it, and fails when the engine refuses. Calls are
 /// carried out even when their future is dropped.
-impl Etcd {
+impl Cluster {
     /// Freezes every process of the node; its connections stay open.
     ///
     /// # Errors
@@ -50,12 +50,12 @@ impl Etcd {
             docker.kill_container(&name, Some(signal)).await
         })
         .await?;
-        let etcd = self.clone();
+        let cluster = self.clone();
         engine::run(async move {
             let docker = &engine::client().await?;
-            let etcd = &etcd;
+            let cluster = &cluster;
             until("the node down", || async {
-                let (running, _) = etcd.state(docker, node).await.ok()?;
+                let (running, _) = cluster.state(docker, node).await.ok()?;
                 (!running).then_some(())
             })
             .await
@@ -64,7 +64,7 @@ impl Etcd {
     }
 
     /// Starts a node that is down, with its old data, at its old address. It comes back without
-    /// the rules of [`Etcd::partition`] and [`Etcd::cut_clients`]; [`Etcd::wait_healthy`] waits
+    /// the rules of [`Cluster::partition`] and [`Cluster::cut_clients`]; [`Cluster::wait_healthy`] waits
     /// until it serves.
     ///
     /// # Errors
@@ -84,36 +84,34 @@ impl Etcd {
     /// [`Error::Command`] or [`Error::Engine`], also when the node is down or frozen.
     pub async fn partition(&self, node: usize) -> Result<()> {
         // Its own connections and those of its peers: one has the port there, the other here.
-        self.iptables(
-            node,
-            &[
-                format!("-A INPUT -p tcp --dport {PEER} -j DROP"),
-                format!("-A INPUT -p tcp --sport {PEER} -j DROP"),
-                format!("-A OUTPUT -p tcp --dport {PEER} -j DROP"),
-                format!("-A OUTPUT -p tcp --sport {PEER} -j DROP"),
-            ],
-        )
-        .await
+        let rules = |port| {
+            ["INPUT", "OUTPUT"].into_iter().flat_map(move |chain| {
+                ["dport", "sport"].map(|end| format!("-A {chain} -p tcp --{end} {port} -j DROP"))
+            })
+        };
+        let rules: Vec<_> = self.0.store.ports().peers.iter().flat_map(rules).collect();
+        self.iptables(node, &rules).await
     }
 
     /// Drops every packet between the node and its clients; connections stay open, and new ones
-    /// get no answer. [`Etcd::etcdctl`], which runs inside the node, still works.
+    /// get no answer. [`Cluster::exec`], which runs inside the node, still works.
     ///
     /// # Errors
     ///
     /// [`Error::Command`] or [`Error::Engine`], also when the node is down or frozen.
     pub async fn cut_clients(&self, node: usize) -> Result<()> {
+        let port = self.0.store.ports().client;
         self.iptables(
             node,
             &[
-                format!("-A INPUT ! -i lo -p tcp --dport {CLIENT} -j DROP"),
-                format!("-A OUTPUT ! -o lo -p tcp --sport {CLIENT} -j DROP"),
+                format!("-A INPUT ! -i lo -p tcp --dport {port} -j DROP"),
+                format!("-A OUTPUT ! -o lo -p tcp --sport {port} -j DROP"),
             ],
         )
         .await
     }
 
-    /// Lets packets flow again, after [`Etcd::partition`] and [`Etcd::cut_clients`].
+    /// Lets packets flow again, after [`Cluster::partition`] and [`Cluster::cut_clients`].
     ///
     /// # Errors
     ///
@@ -128,19 +126,19 @@ impl Etcd {
     ///
     /// Any [`Error`], when a node does not come back.
     pub async fn restore(&self) -> Result<()> {
-        let etcd = self.clone();
+        let cluster = self.clone();
         engine::run(async move {
             let docker = engine::client().await?;
             for node in 0..NODES {
-                match etcd.state(&docker, node).await? {
-                    (_, true) => etcd.unpause(node).await?,
-                    (false, _) => etcd.restart(node).await?,
+                match cluster.state(&docker, node).await? {
+                    (_, true) => cluster.unpause(node).await?,
+                    (false, _) => cluster.restart(node).await?,
                     (true, false) => {}
                 }
-                etcd.heal(node).await?;
+                cluster.heal(node).await?;
             }
-            etcd.wait_healthy().await?;
-            etcd.0.disturbed.store(false, Ordering::SeqCst);
+            cluster.wait_healthy().await?;
+            cluster.0.disturbed.store(false, Ordering::SeqCst);
             Ok(())
         })
         .await
@@ -156,7 +154,7 @@ impl Etcd {
         F: Future<Output = Result<(), DockerError>> + Send + 'static,
     {
         self.0.disturbed.store(true, Ordering::SeqCst);
-        let name = self.0.nodes[node].container.clone();
+        let name = self.node(node).container.clone();
         engine::run(async move {
             let docker = engine::client().await?;
             fault(docker, name).await.map_err(Error::engine(doing))
@@ -174,7 +172,7 @@ impl Etcd {
 
     /// Whether the node runs, and whether it is frozen.
     async fn state(&self, docker: &Docker, node: usize) -> Result<(bool, bool)> {
-        let found = docker.inspect_container(&self.0.nodes[node].container, None).await;
+        let found = docker.inspect_container(&self.node(node).container, None).await;
         let state = found.map_err(Error::engine("inspect a node"))?.state.unwrap_or_default();
         Ok((state.running.unwrap_or_default(), state.paused.unwrap_or_default()))
     }

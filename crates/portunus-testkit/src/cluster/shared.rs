@@ -4,69 +4,73 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{OnceCell, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use super::{Etcd, Result};
+use super::{Cluster, Etcd, Result};
 
-impl Etcd {
-    /// This process's cluster, together with other tests that leave its nodes alone.
-    ///
-    /// The first call starts it, in the clear and without authentication; it is healthy then. It
-    /// lives as long as the process; the next sweep removes it.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be started, or not be made whole after a test that disturbed it.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub async fn shared() -> Result<Access> {
-        let cluster = cluster().await?;
-        let mut turn = Arc::clone(&cluster.turns).read_owned().await;
-        if cluster.etcd.0.disturbed.load(Ordering::SeqCst) {
-            // The first one after a disturbing test makes it whole before others are let in.
-            drop(turn);
-            let alone = Arc::clone(&cluster.turns).write_owned().await;
-            make_whole(&cluster.etcd).await?;
-            turn = alone.downgrade();
-        }
-        Ok(Access { etcd: cluster.etcd.clone(), _turn: Turn::Shared(turn) })
-    }
-
-    /// This process's cluster, alone: the caller may disturb its nodes and need not undo it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Etcd::shared`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub async fn exclusive() -> Result<Access> {
-        let cluster = cluster().await?;
-        let turn = Arc::clone(&cluster.turns).write_owned().await;
-        make_whole(&cluster.etcd).await?;
-        Ok(Access { etcd: cluster.etcd.clone(), _turn: Turn::Exclusive(turn) })
-    }
-}
-
-/// A turn on the process's cluster, to which it dereferences; it ends with this value.
+/// A turn on the process's cluster of a store, to which it dereferences; it ends with this value.
 ///
 /// Do not keep a clone of the cluster beyond it.
 #[derive(Debug)]
 #[must_use = "the turn ends when this is dropped"]
-pub struct Access {
-    etcd: Etcd,
+pub struct Access<S = Etcd> {
+    store: S,
     _turn: Turn,
 }
 
-impl Deref for Access {
-    type Target = Etcd;
+impl<S> Deref for Access<S> {
+    type Target = S;
 
-    fn deref(&self) -> &Etcd {
-        &self.etcd
+    fn deref(&self) -> &S {
+        &self.store
     }
+}
+
+/// The process's cluster of one store, and whose turn it is.
+pub(super) struct Turns<S> {
+    start: fn() -> BoxFuture<'static, Result<S>>,
+    started: OnceCell<Started<S>>,
+}
+
+impl<S: Clone + Deref<Target = Cluster> + Send + Sync> Turns<S> {
+    /// No cluster yet: the first turn starts it.
+    pub(super) const fn new(start: fn() -> BoxFuture<'static, Result<S>>) -> Self {
+        Self { start, started: OnceCell::const_new() }
+    }
+
+    /// A turn together with others.
+    pub(super) async fn shared(&self) -> Result<Access<S>> {
+        let Started { store, turns } = self.started().await?;
+        let mut turn = Arc::clone(turns).read_owned().await;
+        if is_disturbed(store) {
+            // The first one after a disturbing test makes it whole before others are let in.
+            drop(turn);
+            let alone = Arc::clone(turns).write_owned().await;
+            make_whole(store).await?;
+            turn = alone.downgrade();
+        }
+        Ok(Access { store: store.clone(), _turn: Turn::Shared(turn) })
+    }
+
+    /// A turn alone.
+    pub(super) async fn exclusive(&self) -> Result<Access<S>> {
+        let Started { store, turns } = self.started().await?;
+        let turn = Arc::clone(turns).write_owned().await;
+        make_whole(store).await?;
+        Ok(Access { store: store.clone(), _turn: Turn::Exclusive(turn) })
+    }
+
+    async fn started(&self) -> Result<&Started<S>> {
+        let start =
+            || async { Ok(Started { store: (self.start)().await?, turns: Arc::default() }) };
+        self.started.get_or_try_init(start).await
+    }
+}
+
+struct Started<S> {
+    store: S,
+    turns: Arc<RwLock<()>>,
 }
 
 /// Held for what its drop does.
@@ -77,20 +81,10 @@ enum Turn {
     Shared(OwnedRwLockReadGuard<()>),
 }
 
-struct Cluster {
-    etcd: Etcd,
-    turns: Arc<RwLock<()>>,
+fn is_disturbed(cluster: &Cluster) -> bool {
+    cluster.0.disturbed.load(Ordering::SeqCst)
 }
 
-async fn cluster() -> Result<&'static Cluster> {
-    static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
-    let start = || async {
-        let etcd = Etcd::builder().start().await?;
-        Ok(Cluster { etcd, turns: Arc::default() })
-    };
-    CLUSTER.get_or_try_init(start).await
-}
-
-async fn make_whole(etcd: &Etcd) -> Result<()> {
-    if etcd.0.disturbed.load(Ordering::SeqCst) { etcd.restore().await } else { Ok(()) }
+async fn make_whole(cluster: &Cluster) -> Result<()> {
+    if is_disturbed(cluster) { cluster.restore().await } else { Ok(()) }
 }

@@ -3,15 +3,15 @@
 use std::io;
 use std::time::Duration;
 
-use futures_util::future::{join_all, select_ok};
+use futures_util::future::{select_ok, try_join_all};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::etcd::{Etcd, NODES};
+use super::nodes::{Cluster, NODES};
 use super::{Error, Result, engine};
 
-impl Etcd {
+impl Cluster {
     /// The node that leads, confirmed by a quorum; waits for an election that is under way.
     ///
     /// # Errors
@@ -22,21 +22,22 @@ impl Etcd {
     ///
     /// Cancel safe: it only looks.
     pub async fn leader(&self) -> Result<usize> {
-        let etcd = self.clone();
+        let cluster = self.clone();
         engine::run(async move {
-            until("a leader", || async {
-                let nodes = (0..NODES).map(|node| Box::pin(etcd.leads(node)));
-                select_ok(nodes).await.ok().map(|(leader, _)| leader)
-            })
-            .await
+            // Each at its own pace: a frozen node's silence holds up none of the others.
+            let nodes = (0..NODES).map(|node| {
+                let cluster = &cluster;
+                Box::pin(until("a leader", move || async move { cluster.leads(node).await.ok() }))
+            });
+            select_ok(nodes).await.map(|(leader, _)| leader)
         })
         .await
     }
 
     /// Whether the node serves linearizable requests now.
     pub async fn is_healthy(&self, node: usize) -> bool {
-        let etcd = self.clone();
-        engine::run(async move { etcd.serves(node).await.is_ok() }).await
+        let cluster = self.clone();
+        engine::run(async move { cluster.serves(node).await.is_ok() }).await
     }
 
     /// Waits until every node serves linearizable requests.
@@ -49,66 +50,42 @@ impl Etcd {
     ///
     /// Cancel safe: it only looks.
     pub async fn wait_healthy(&self) -> Result<()> {
-        let etcd = self.clone();
+        let cluster = self.clone();
         engine::run(async move {
-            until("all nodes healthy", || async {
-                let nodes = join_all((0..NODES).map(|node| etcd.serves(node))).await;
-                nodes.iter().all(io::Result::is_ok).then_some(())
-            })
-            .await
+            let nodes = (0..NODES).map(|node| {
+                let cluster = &cluster;
+                until("all nodes healthy", move || async move { cluster.serves(node).await.ok() })
+            });
+            try_join_all(nodes).await.map(drop)
         })
         .await
     }
 
-    /// What the node counts, in the text format of Prometheus.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Engine`] when the node is down or frozen.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: it only looks.
-    pub async fn metrics(&self, node: usize) -> Result<String> {
-        let etcd = self.clone();
-        let asked = engine::run(async move { etcd.ask(node, "/metrics").await }).await;
-        asked.map_err(Error::engine("show a node's metrics"))
-    }
-
     /// Succeeds when a quorum takes the node for its leader.
     async fn leads(&self, node: usize) -> io::Result<usize> {
-        // In this order: a leader that was cut off believes in itself for an election timeout
-        // more, but cannot have served a linearizable request.
+        // In this order: a leader that was cut off believes in itself for a while more, but cannot
+        // have served a linearizable request.
         self.serves(node).await?;
-        let metrics = self.ask(node, "/metrics").await?;
-        if metrics.lines().any(|line| line == "etcd_server_is_leader 1") {
-            Ok(node)
-        } else {
-            Err(io::Error::other("follows"))
-        }
+        let leads = self.0.store.leads(self.node(node).status_port).await?;
+        if leads { Ok(node) } else { Err(io::Error::other("follows")) }
     }
 
     async fn serves(&self, node: usize) -> io::Result<()> {
-        let health = self.ask(node, "/health").await?;
-        if health.starts_with("HTTP/1.0 200") || health.starts_with("HTTP/1.1 200") {
-            Ok(())
-        } else {
-            Err(io::Error::other(health))
-        }
+        self.0.store.serves(self.node(node).status_port).await
     }
+}
 
-    async fn ask(&self, node: usize, path: &str) -> io::Result<String> {
-        let port = self.0.nodes[node].metrics_port;
-        let exchange = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
-            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            Ok(answer)
-        };
-        // A paused node accepts and says nothing.
-        timeout(ANSWER_LIMIT, exchange).await?
-    }
+/// What a node answers on its status port to one request, after which it closes the connection.
+pub(super) async fn exchange(port: u16, request: &[u8]) -> io::Result<Vec<u8>> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        stream.write_all(request).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok(answer)
+    };
+    // A paused node accepts and says nothing.
+    timeout(ANSWER_LIMIT, exchange).await?
 }
 
 /// Looks until there is something, or for [`LIMIT`].

@@ -298,11 +298,17 @@ async fn drop_at_each_step(
             Some(rival) => Some(rival.lock(name).unwrap().acquire().await.unwrap()),
             None => None,
         };
+        let waits = backend.calls(Verb::Changed);
         backend.stop_after(steps);
         let lock = manager.lock(name).unwrap();
         let acquiring = tokio::spawn(async move { lock.acquire().await });
         if guard.is_some() && steps > 1 {
-            stage.standing(name, 2).await;
+            // The entry may stand before it is known that it has to wait.
+            eventually(PATIENCE, "it waits", async || match backend.calls(Verb::Changed) {
+                calls if calls > waits => Ok(()),
+                calls => Err(calls),
+            })
+            .await;
         }
         // Its turn comes only when all its earlier steps are done.
         drop(guard);

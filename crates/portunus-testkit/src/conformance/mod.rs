@@ -16,7 +16,9 @@ pub mod expiry;
 pub mod fencing;
 pub mod naming;
 pub mod observing;
+pub mod permits;
 pub mod queue;
+pub mod shared;
 
 pub use self::stage::Stage;
 use crate::harness::Harness;
@@ -30,7 +32,8 @@ pub struct Group {
     pub behaviours: &'static [&'static str],
 }
 
-/// All groups. Every backend runs every one of them.
+/// All groups. Every backend runs every one of them, `shared` and `permits` if its `Capabilities`
+/// claim them, and only then.
 pub const GROUPS: &[Group] = &[
     Group { name: "cancellation", behaviours: crate::__cancellation!([crate::__names]) },
     Group { name: "exclusion", behaviours: crate::__exclusion!([crate::__names]) },
@@ -38,13 +41,16 @@ pub const GROUPS: &[Group] = &[
     Group { name: "fencing", behaviours: crate::__fencing!([crate::__names]) },
     Group { name: "naming", behaviours: crate::__naming!([crate::__names]) },
     Group { name: "observing", behaviours: crate::__observing!([crate::__names]) },
+    Group { name: "permits", behaviours: crate::__permits!([crate::__names]) },
     Group { name: "queue", behaviours: crate::__queue!([crate::__names]) },
+    Group { name: "shared", behaviours: crate::__shared!([crate::__names]) },
 ];
 
 /// Makes one `#[test]` for each behaviour of the listed groups, in a module for each group.
 ///
 /// `open` is a function without arguments that returns a future of a [`Harness`]; attributes before
-/// it are put on every test.
+/// it are put on every test. One test more, in the module `groups`, fails when the list does not fit
+/// what the store claims.
 ///
 /// ```
 /// # async fn open() -> MyHarness { unreachable!() }
@@ -58,13 +64,32 @@ pub const GROUPS: &[Group] = &[
 /// # }
 /// portunus_testkit::conformance! {
 ///     #[ignore = "needs a server"]
-///     open => [exclusion, expiry, fencing, queue, naming, cancellation, observing]
+///     open => [
+///         exclusion, expiry, fencing, queue, naming, cancellation, observing, shared, permits,
+///     ]
 /// }
 /// ```
 #[macro_export]
 macro_rules! conformance {
     ($(#[$attribute:meta])* $open:path => [$($group:ident),+ $(,)?]) => {
         $crate::__groups! { [$(#[$attribute])*] $open; $($group)+ }
+
+        mod groups {
+            #[allow(unused_imports, reason = "the opener may be named by its whole path")]
+            use super::*;
+
+            #[test]
+            $(#[$attribute])*
+            fn are_those_that_the_store_claims() {
+                $crate::conformance::run(
+                    "groups::are_those_that_the_store_claims",
+                    $open,
+                    async |stage: &$crate::conformance::Stage| {
+                        $crate::conformance::claims_are_run(stage, &[$(stringify!($group)),+]);
+                    },
+                );
+            }
+        }
     };
 }
 
@@ -85,11 +110,13 @@ macro_rules! __group {
     (fencing $($rest:tt)*) => { $crate::__fencing! { [$crate::__tests] $($rest)* } };
     (naming $($rest:tt)*) => { $crate::__naming! { [$crate::__tests] $($rest)* } };
     (observing $($rest:tt)*) => { $crate::__observing! { [$crate::__tests] $($rest)* } };
+    (permits $($rest:tt)*) => { $crate::__permits! { [$crate::__tests] $($rest)* } };
     (queue $($rest:tt)*) => { $crate::__queue! { [$crate::__tests] $($rest)* } };
+    (shared $($rest:tt)*) => { $crate::__shared! { [$crate::__tests] $($rest)* } };
     ($unknown:ident $($rest:tt)*) => {
         compile_error!(concat!(
             "unknown group `", stringify!($unknown), "`; known are: ",
-            "cancellation, exclusion, expiry, fencing, naming, observing, queue",
+            "cancellation, exclusion, expiry, fencing, naming, observing, permits, queue, shared",
         ));
     };
 }
@@ -153,6 +180,20 @@ pub fn run<H: Harness + 'static, F: Future<Output = H>>(
     assert!(done.is_ok(), "{name} was not done within {LIMIT:?}");
 }
 
+/// Fails when the store claims shared holds or permits and their group is not among `groups`, or
+/// the reverse.
+///
+/// # Panics
+///
+/// Panics when they differ.
+pub fn claims_are_run(stage: &Stage, groups: &[&str]) {
+    let capabilities = stage.capabilities();
+    for (group, claimed) in [("shared", capabilities.shared), ("permits", capabilities.permits)] {
+        let run = groups.contains(&group);
+        assert_eq!(run, claimed, "{}: run and claimed differ for `{group}`", capabilities.store);
+    }
+}
+
 /// How long one behaviour may take: many times what the slowest does.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -169,7 +210,9 @@ mod tests {
             ("fencing", include_str!("fencing.rs")),
             ("naming", include_str!("naming.rs")),
             ("observing", include_str!("observing.rs")),
+            ("permits", include_str!("permits.rs")),
             ("queue", include_str!("queue.rs")),
+            ("shared", include_str!("shared.rs")),
         ];
         assert_eq!(GROUPS.len(), sources.len());
         for (group, (name, source)) in GROUPS.iter().zip(sources) {

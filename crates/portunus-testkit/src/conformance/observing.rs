@@ -153,7 +153,7 @@ pub async fn evicting_compares_the_entry(stage: &Stage) {
     let (_, foreign, _) = client.hold(&other).await;
     let wrong = [
         EntryId { position: entry.position + (1 << 20), ..entry.clone() },
-        EntryId { position: entry.position - 1, ..entry.clone() },
+        EntryId { position: entry.position.wrapping_sub(1), ..entry.clone() },
         EntryId { position: waiting.position, ..entry.clone() },
         EntryId { key: format!("{}x", entry.key).into(), ..entry.clone() },
         foreign.clone(),

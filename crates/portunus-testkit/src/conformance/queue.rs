@@ -105,7 +105,7 @@ pub async fn a_crashed_waiter_blocks_nobody(stage: &Stage) {
     let lock = behind.lock(&name).unwrap();
     let waiter = tokio::spawn(async move { lock.acquire().await });
     stage.standing(&name, 3).await;
-    backend.cut();
+    stage.cut(&backend).await;
     guard.release().await.unwrap();
     let bound = 2 * backend.session().granted + PATIENCE;
     let next = within(bound, "the waiter behind is granted", waiter).await.unwrap().unwrap();
@@ -258,7 +258,7 @@ pub async fn look_knows_an_entry_by_its_id(stage: &Stage) {
     let name = stage.name("lock");
     let client = stage.client().await;
     let (held, entry, _) = client.hold(&name).await;
-    for position in [entry.position - 1, entry.position + 1] {
+    for position in [entry.position.wrapping_sub(1), entry.position + 1] {
         let other = EntryId { position, ..entry.clone() };
         assert_eq!(client.look(&held, &other).await, Turn::Lost, "{other:?}");
     }

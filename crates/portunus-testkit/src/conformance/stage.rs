@@ -5,14 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use portunus_core::backend::{
-    Attempt, Capabilities, Contender, Entered, EntryId, Left, LockBackend, LockObserver, Session,
-    Turn,
+    Attempt, Capabilities, Contender, Entered, EntryId, Left, LockBackend, LockObserver, Mode,
+    Session, Turn,
 };
 use portunus_core::manager::{LockManager, ManagerBuilder};
 use portunus_core::name::LockName;
+use tokio::task::JoinHandle;
 
 use super::wait::{PATIENCE, eventually, within};
-use crate::harness::{Harness, attempt};
+use crate::harness::{Harness, attempt_as};
 use crate::tap::Tap;
 
 /// A harness with a record of what was made on it, for the leak audit at the end.
@@ -131,6 +132,12 @@ impl Stage {
         self.harness.end_session(session).await;
     }
 
+    /// Cuts a client off, as if its process had died.
+    pub(super) async fn cut(&self, backend: &Tap) {
+        backend.cut();
+        self.harness.silence(&backend.session()).await;
+    }
+
     /// Waits until exactly `count` entries stand in the queue, and returns them.
     pub(super) async fn standing(&self, name: &LockName, count: usize) -> Vec<Contender> {
         let what = format!("{count} entries stand for `{name}`");
@@ -157,14 +164,22 @@ impl Client {
 
     /// Enters a new attempt, which must hold at once.
     pub(super) async fn hold(&self, name: &LockName) -> (Attempt, EntryId, u64) {
-        let attempt = attempt(name, false);
+        self.hold_as(name, Mode::Exclusive).await
+    }
+
+    pub(super) async fn hold_as(&self, name: &LockName, mode: Mode) -> (Attempt, EntryId, u64) {
+        let attempt = attempt_as(name, mode, false);
         let (entry, turn) = self.enter(&attempt).await;
         (attempt, entry, token(&turn))
     }
 
     /// Enters a new attempt, which must wait.
     pub(super) async fn queue(&self, name: &LockName) -> (Attempt, EntryId, Turn) {
-        let attempt = attempt(name, false);
+        self.queue_as(name, Mode::Exclusive).await
+    }
+
+    pub(super) async fn queue_as(&self, name: &LockName, mode: Mode) -> (Attempt, EntryId, Turn) {
+        let attempt = attempt_as(name, mode, false);
         let (entry, turn) = self.enter(&attempt).await;
         assert!(matches!(turn, Turn::Waiting { .. }), "it had to wait: {turn:?}");
         (attempt, entry, turn)
@@ -176,6 +191,21 @@ impl Client {
 
     pub(super) async fn leave(&self, attempt: &Attempt, in_doubt: bool) -> Left {
         self.backend.leave(&self.session, attempt, in_doubt).await.unwrap()
+    }
+
+    /// Tries without waiting: the token and what holds it, or nothing when it was refused.
+    pub(super) async fn try_as(&self, name: &LockName, mode: Mode) -> Option<(Attempt, u64)> {
+        let attempt = attempt_as(name, mode, true);
+        match self.backend.enter(&self.session, &attempt).await.unwrap() {
+            Entered::Queued { turn, .. } => Some((attempt, token(&turn))),
+            Entered::Refused => None,
+        }
+    }
+
+    /// Waits in a task that has begun when this returns, and ends when the turn has come.
+    pub(super) fn waits(&self, (attempt, entry, turn): Waiter) -> JoinHandle<Turn> {
+        let client = self.clone();
+        tokio::spawn(async move { client.turn(&attempt, &entry, turn).await })
     }
 
     /// Waits as the engine does: `changed`, then `look`.
@@ -190,6 +220,9 @@ impl Client {
         turn
     }
 }
+
+/// What [`Client::queue`] returns.
+pub(super) type Waiter = (Attempt, EntryId, Turn);
 
 /// The token of a grant.
 pub(super) fn token(turn: &Turn) -> u64 {

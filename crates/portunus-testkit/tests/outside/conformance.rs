@@ -32,13 +32,15 @@ async fn open() -> Proof {
 }
 
 portunus_testkit::conformance! {
-    open => [exclusion, expiry, fencing, queue, naming, cancellation, observing]
+    open => [
+        exclusion, expiry, fencing, queue, naming, cancellation, observing, shared, permits,
+    ]
 }
 
 /// The same store as if it needed a server.
 mod on_a_server {
     portunus_testkit::conformance! {
         #[ignore = "needs a server"]
-        crate::open => [naming, fencing]
+        crate::open => [naming, shared, permits]
     }
 }

@@ -1,20 +1,8 @@
-//! What a test may choose about a cluster.
+//! What a test may choose about an etcd cluster.
 
 use std::time::Duration;
 
-use super::{Etcd, Result};
-
-/// How clients reach the nodes. Peers always talk in the clear, on a network of their own.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Tls {
-    /// In the clear.
-    #[default]
-    Off,
-    /// The server shows a certificate.
-    Server,
-    /// Both sides show one.
-    Mutual,
-}
+use super::{Etcd, Result, Tls};
 
 /// The kind of token that a password is exchanged for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -34,7 +22,7 @@ pub enum Token {
 /// A password for the user `root`.
 #[derive(Clone, Debug)]
 pub struct Auth {
-    pub(super) password: String,
+    password: String,
     pub(super) token: Token,
 }
 

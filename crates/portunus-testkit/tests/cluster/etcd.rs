@@ -1,11 +1,11 @@
-//! The cluster in containers: faults take effect, and it comes back whole.
+//! The etcd cluster.
 
 use std::time::Duration;
 
 use portunus_testkit::cluster::{Auth, Error, Etcd, NODES, Output, Tls, Token};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use super::faults;
 
 #[tokio::test]
 #[ignore = "needs a cluster: `cargo xtask test etcd`"]
@@ -35,13 +35,7 @@ async fn a_killed_leader_is_replaced_and_comes_back_with_its_data() {
 #[tokio::test]
 #[ignore = "needs a cluster: `cargo xtask test etcd`"]
 async fn a_paused_leader_is_replaced() {
-    let etcd = Etcd::exclusive().await.unwrap();
-    let old = etcd.leader().await.unwrap();
-    etcd.pause(old).await.unwrap();
-    assert_ne!(etcd.leader().await.unwrap(), old);
-    assert!(!etcd.is_healthy(old).await);
-    etcd.unpause(old).await.unwrap();
-    etcd.wait_healthy().await.unwrap();
+    faults::a_paused_leader_is_replaced(&Etcd::exclusive().await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -64,32 +58,17 @@ async fn a_partitioned_leader_is_replaced_and_refuses_writes() {
 #[ignore = "needs a cluster: `cargo xtask test etcd`"]
 async fn a_node_without_clients_still_serves_its_peers() {
     let etcd = Etcd::exclusive().await.unwrap();
-    let leader = etcd.leader().await.unwrap();
-    assert!(answers(&etcd, leader).await);
+    let cut = faults::a_node_without_clients_still_leads(&etcd, HELLO).await;
+    put(&etcd, (cut + 1) % NODES, "peers", "served").await.unwrap();
 
-    etcd.cut_clients(leader).await.unwrap();
-    assert!(!answers(&etcd, leader).await);
-
-    assert_eq!(etcd.leader().await.unwrap(), leader);
-    put(&etcd, (leader + 1) % NODES, "peers", "served").await.unwrap();
-
-    etcd.heal(leader).await.unwrap();
-    assert!(answers(&etcd, leader).await);
+    etcd.heal(cut).await.unwrap();
+    assert!(faults::answers(&etcd, cut, HELLO).await);
 }
 
 #[tokio::test]
 #[ignore = "needs a cluster: `cargo xtask test etcd`"]
 async fn restore_undoes_everything() {
-    let etcd = Etcd::exclusive().await.unwrap();
-    etcd.pause(0).await.unwrap();
-    etcd.pause(1).await.unwrap();
-    etcd.kill(1).await.unwrap();
-    etcd.partition(2).await.unwrap();
-    etcd.cut_clients(2).await.unwrap();
-    etcd.restore().await.unwrap();
-    for node in 0..NODES {
-        assert!(etcd.is_healthy(node).await);
-    }
+    faults::restore_undoes_everything(&Etcd::exclusive().await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -150,16 +129,8 @@ async fn server_tls_and_simple_tokens() {
     put(&etcd, 1, "simple", "token").await.unwrap();
 }
 
-/// Whether the node answers a client of this machine.
-async fn answers(etcd: &Etcd, node: usize) -> bool {
-    let exchange = async {
-        let mut stream = TcpStream::connect(etcd.endpoint(node)).await?;
-        stream.write_all(b"GET /version HTTP/1.0\r\n\r\n").await?;
-        stream.read(&mut [0]).await
-    };
-    timeout(Duration::from_secs(1), exchange).await.is_ok_and(|read| read.is_ok_and(|n| n == 1))
-}
-
 async fn put(etcd: &Etcd, node: usize, key: &str, value: &str) -> Result<Output, Error> {
     etcd.etcdctl(node, &["--command-timeout=2s", "put", key, value]).await
 }
+
+const HELLO: &str = "GET /version HTTP/1.0\r\n\r\n";

@@ -1,0 +1,46 @@
+//! What a store tells about itself, so that there can be a cluster of it.
+
+use std::io;
+
+use async_trait::async_trait;
+use testcontainers::{ContainerRequest, GenericImage};
+
+use super::Tls;
+use super::nodes::Plan;
+
+/// The store's part of a [`Cluster`](super::Cluster): how its nodes are made, and how they are
+/// asked. Whoever chose the options implements it.
+#[async_trait]
+pub(super) trait Store: Send + Sync + 'static {
+    /// The store's name, in those of its containers.
+    fn name(&self) -> &'static str;
+
+    /// How clients reach the nodes.
+    fn tls(&self) -> Tls;
+
+    /// Where a node listens in its container.
+    fn ports(&self) -> Ports;
+
+    /// The image with the node's settings and files. Labels, network, the published ports and
+    /// the [`FILES`] of TLS are added to it.
+    fn request(&self, plan: &Plan, node: usize) -> ContainerRequest<GenericImage>;
+
+    /// Succeeds when the node serves linearizable requests; `status` is its status port, as this
+    /// machine sees it.
+    async fn serves(&self, status: u16) -> io::Result<()>;
+
+    /// Whether the node takes itself for the leader.
+    async fn leads(&self, status: u16) -> io::Result<bool>;
+}
+
+/// The ports of a node, in its container.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ports {
+    pub(super) client: u16,
+    /// Not cut from anyone, and open to all: it needs neither TLS nor password.
+    pub(super) status: u16,
+    pub(super) peers: &'static [u16],
+}
+
+/// Where the container has `ca.crt`, `server.crt`, `server.key`, `client.crt` and `client.key`.
+pub(super) const FILES: &str = "/etc/portunus";

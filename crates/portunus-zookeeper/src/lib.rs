@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod config;
+mod connection;
+mod endpoints;
+mod enter;
+mod error;
+mod handshake;
+mod layout;
+mod observer;
+mod probe;
+mod queue;
+mod session;
+mod slots;
+mod store;
+mod watch;
+
+pub use self::backend::ZooKeeper;
+pub use self::config::{Access, ZooKeeperConfig};
+pub use self::layout::Layout;
