@@ -3,7 +3,7 @@
 //! The store's wake-ups are trusted for speed, never for liveness. While a lock has local waiters,
 //! one listing each min(TTL, 10 s) decides for all of them whether they have to look again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -95,14 +95,21 @@ impl LockState {
         !waiters.swept
     }
 
-    /// Nudges those whose entry or blocker is not in the queue any more; permits always, for the
-    /// queue does not show the change that they wait for.
+    /// Nudges those whose entry or blocker is not in the queue any more, and shared ones whose
+    /// blocker became shared by a downgrade; permits always, for the queue does not show the change
+    /// that they wait for.
     fn compare(&self, queue: &[Entry]) {
-        let standing: HashSet<&str> = queue.iter().map(|entry| &*entry.id.key).collect();
+        let standing: HashMap<&str, Mode> =
+            queue.iter().map(|entry| (&*entry.id.key, entry.mode)).collect();
         for waiter in self.waiters().by_attempt.values() {
+            let blocks = |blocker: &Arc<str>| match standing.get(&**blocker) {
+                Some(Mode::Shared) => waiter.mode != Mode::Shared,
+                Some(_) => true,
+                None => false,
+            };
             let moved = matches!(waiter.mode, Mode::Permit { .. })
-                || !standing.contains(&*waiter.entry.key)
-                || waiter.blockers.iter().any(|blocker| !standing.contains(&**blocker));
+                || !standing.contains_key(&*waiter.entry.key)
+                || !waiter.blockers.iter().all(blocks);
             if moved {
                 waiter.nudge.notify_one();
             }
@@ -150,4 +157,50 @@ async fn sweep(context: Weak<Context>, lock: Arc<LockState>, clock: Arc<dyn Cloc
 
 fn interval(context: &Context) -> Duration {
     context.options.ttl.min(Duration::from_secs(10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Mode::{Exclusive, Shared};
+    use futures_util::FutureExt;
+
+    const LIMITED: Mode = Mode::Permit { limit: 2 };
+
+    fn entry(key: &str, position: u64, mode: Mode) -> Entry {
+        Entry { id: EntryId { key: key.into(), position }, mode }
+    }
+
+    /// Whether one who waits as `mode` for `blocker` is nudged by a listing of `queue`.
+    fn nudged(mode: Mode, queue: &[Entry]) -> bool {
+        let lock = LockState::new(LockName::new("a").unwrap());
+        let nudge = Arc::new(Notify::new());
+        let waiter = Waiter {
+            entry: entry("own", 2, mode).id,
+            mode,
+            blockers: vec!["blocker".into()],
+            nudge: Arc::clone(&nudge),
+        };
+        lock.waiters().by_attempt.insert(AttemptId(1), waiter);
+        lock.compare(queue);
+        nudge.notified().now_or_never().is_some()
+    }
+
+    #[test]
+    fn the_sweep_nudges_those_who_may_have_their_turn() {
+        for (mode, blocker, expected) in [
+            (Exclusive, Exclusive, false),
+            (Exclusive, Shared, false),
+            (Shared, Exclusive, false),
+            // It was not shared when the wait began.
+            (Shared, Shared, true),
+            (LIMITED, LIMITED, true),
+        ] {
+            let own = entry("own", 2, mode);
+            let queue = [entry("blocker", 1, blocker), own.clone()];
+            assert_eq!(nudged(mode, &queue), expected, "{mode:?} behind {blocker:?}");
+            assert!(nudged(mode, &queue[..1]), "{mode:?}: the own entry is gone");
+            assert!(nudged(mode, &[own]), "{mode:?}: the blocker is gone");
+        }
+    }
 }
