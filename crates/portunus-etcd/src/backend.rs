@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp};
 use futures_util::future::join;
 use portunus_core::backend::{
-    Attempt, Capabilities, Entered, EntryId, Left, LockBackend, LockObserver, Mode, Renewal,
-    Session, SessionId, TokenStrength, Turn,
+    Attempt, Capabilities, Entered, EntryId, Left, LockBackend, LockObserver, Mode, Record,
+    Renewal, Session, SessionId, TokenStrength, Turn,
 };
 use portunus_core::error::{Error, ErrorKind, Result};
 
@@ -355,23 +355,19 @@ impl LockBackend for Etcd {
         Ok(if removed { Left::Removed } else { Left::Absent })
     }
 
-    async fn convert(&self, session: &Session, attempt: &Attempt, entry: &EntryId) -> Result<()> {
-        let mut record = attempt.record();
-        record.mode = Mode::Shared;
-        let record = value(attempt.id, &record);
-        self.rewrite("convert", session, attempt, entry, record).await
+    async fn convert(&self, _: &Session, attempt: &Attempt, entry: &EntryId) -> Result<()> {
+        self.rewrite("convert", attempt, entry, |record| record.mode = Mode::Shared).await
     }
 
     async fn publish(
         &self,
-        session: &Session,
+        _: &Session,
         attempt: &Attempt,
         entry: &EntryId,
-        text: &str,
+        value: &str,
     ) -> Result<()> {
-        let mut record = attempt.record();
-        text.clone_into(&mut record.value);
-        self.rewrite("publish", session, attempt, entry, record.to_json()).await
+        let change = |record: &mut Record| value.clone_into(&mut record.value);
+        self.rewrite("publish", attempt, entry, change).await
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join;
 use portunus_core::backend::{
-    Attempt, Capabilities, Entered, EntryId, Left, LockBackend, Mode, Renewal, Session, SessionId,
-    TokenStrength, Turn,
+    Attempt, Capabilities, Entered, EntryId, Left, LockBackend, Mode, Record, Renewal, Session,
+    SessionId, TokenStrength, Turn,
 };
 use portunus_core::error::{Error, ErrorKind, Result};
 use portunus_core::queue::Place;
@@ -296,29 +296,11 @@ impl LockBackend for ZooKeeper {
         session: &Session,
         attempt: &Attempt,
         entry: &EntryId,
-        text: &str,
+        value: &str,
     ) -> Result<()> {
         let live = self.live(session, "publish", attempt)?;
-        let gone = || error(ErrorKind::Lost, "publish", attempt).with_detail("the entry is gone");
-        if !is_entry(entry, &self.store.paths.queue(&attempt.name)) {
-            return Err(gone());
-        }
-        let mut record = attempt.record();
-        text.clone_into(&mut record.value);
-        let record = record.to_json();
-        let set = |client: Client| async move {
-            match client.set_data(&entry.key, record.as_bytes(), None).await {
-                Ok(_) => Ok(true),
-                Err(ClientError::NoNode) => Ok(false),
-                Err(error) => Err(error),
-            }
-        };
-        let name = Some(attempt.name.as_str());
-        let set = live.endpoints.run(Effect::Write, set).await;
-        match set.map_err(|fault| fault.into_error("publish", name))? {
-            true => Ok(()),
-            false => Err(gone()),
-        }
+        let change = |record: &mut Record| value.clone_into(&mut record.value);
+        self.rewrite("publish", &live, attempt, entry, change).await
     }
 }
 

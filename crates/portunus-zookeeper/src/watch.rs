@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::{join_all, select_all};
-use portunus_core::backend::{Attempt, EntryId, Mode, Turn};
+use portunus_core::backend::{Attempt, Mode, Turn};
 use portunus_core::error::{ErrorKind, Result};
 use zookeeper_client::{Client, Error as ClientError, OneshotWatcher};
 
@@ -86,29 +86,6 @@ async fn watch(
 }
 
 impl ZooKeeper {
-    /// Tells the waiter behind a permit that it holds, by a write that changes nothing: `held`, or
-    /// `Lost` when the node is gone.
-    pub(crate) async fn mark(
-        &self,
-        live: &LiveSession,
-        attempt: &Attempt,
-        entry: &EntryId,
-        held: Turn,
-    ) -> Result<Turn> {
-        let record = attempt.record().to_json();
-        let set = |client: Client| async move {
-            // Of the first version only: once is enough, and a second one would wake in vain.
-            match client.set_data(&entry.key, record.as_bytes(), Some(0)).await {
-                Ok(_) | Err(ClientError::BadVersion) => Ok(true),
-                Err(ClientError::NoNode) => Ok(false),
-                Err(error) => Err(error),
-            }
-        };
-        let set = live.endpoints.run(Effect::Write, set).await;
-        let stands = set.map_err(|fault| fault.into_error("look", Some(attempt.name.as_str())))?;
-        Ok(if stands { held } else { Turn::Lost })
-    }
-
     /// Looks at a blocker of which a watch found that it may never go.
     pub(crate) async fn check_blockers(
         &self,

@@ -101,10 +101,19 @@ pub trait LockBackend: LockObserver {
     /// this one. Touches no other attempt's entry. Idempotent.
     async fn leave(&self, session: &Session, attempt: &Attempt, in_doubt: bool) -> Result<Left>;
 
-    /// Turns an exclusive grant into a shared one: same entry, same token, no gap.
+    /// Turns an exclusive grant into a shared one: same entry, same token, same value, no gap.
+    ///
+    /// Idempotent; fails as [`publish`](Self::publish) does.
     async fn convert(&self, session: &Session, attempt: &Attempt, entry: &EntryId) -> Result<()>;
 
-    /// Replaces the value that the entry shows to observers, if the entry still stands.
+    /// Replaces the value that the entry of a grant shows to observers, and nothing else of it: its
+    /// mode stays what a downgrade made of it.
+    ///
+    /// Idempotent. Of several calls the one that was called last stands: a request of an earlier
+    /// one that went unanswered, and arrives late, never overwrites a newer value. For that each
+    /// write compares that nothing changed since the entry was read. If another write came in
+    /// between, the answer is `Unavailable`: nothing was applied, and the engine calls again. An
+    /// entry that is absent, or whose id is another, is `Lost`, and none is created.
     async fn publish(
         &self,
         session: &Session,

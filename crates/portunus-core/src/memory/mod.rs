@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use self::state::State;
 use crate::backend::{
     Attempt, BoxStream, Capabilities, Contender, Entered, Entry, EntryId, Left, LockBackend,
-    LockObserver, NamePage, Observation, Probe, Renewal, Session, TokenStrength, Turn,
+    LockObserver, NamePage, Observation, Probe, Record, Renewal, Session, TokenStrength, Turn,
 };
 use crate::clock::{BootClock, Clock};
 use crate::error::{Error, ErrorKind, Result};
@@ -162,7 +162,7 @@ impl LockBackend for Memory {
 
     async fn convert(&self, _session: &Session, attempt: &Attempt, entry: &EntryId) -> Result<()> {
         let shared = crate::backend::Mode::Shared;
-        self.with(|state| state.change(attempt, entry, |record| record.mode = shared))
+        self.with(|state| state.change("convert", attempt, entry, |record| record.mode = shared))
     }
 
     async fn publish(
@@ -172,7 +172,8 @@ impl LockBackend for Memory {
         entry: &EntryId,
         value: &str,
     ) -> Result<()> {
-        self.with(|state| state.change(attempt, entry, |record| record.value = value.to_owned()))
+        let change = |record: &mut Record| value.clone_into(&mut record.value);
+        self.with(|state| state.change("publish", attempt, entry, change))
     }
 }
 

@@ -210,13 +210,15 @@ impl State {
 
     pub(super) fn change(
         &mut self,
+        operation: &'static str,
         attempt: &Attempt,
         entry: &EntryId,
         change: impl FnOnce(&mut Record),
     ) -> Result<()> {
         let queue = self.queues.get_mut(&attempt.name);
         let row = queue.and_then(|queue| queue.get_mut(&entry.position));
-        let row = row.filter(|row| row.attempt == attempt.id).ok_or_else(|| lost("change"))?;
+        let row = row.filter(|row| row.attempt == attempt.id && row.key == entry.key);
+        let row = row.ok_or_else(|| lost(operation).with_detail("the entry is gone"))?;
         change(&mut row.record);
         self.position += 1;
         row.changed = self.position;

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join_all, select_all};
+use futures_util::future::{join, join_all, select_all};
+use portunus_core::backend::{Attempt, AttemptId, Entered, LockBackend, LockObserver, Mode};
+use portunus_core::error::ErrorKind;
 use portunus_core::guard::LossReason;
 use portunus_core::manager::LockManager;
+use portunus_core::name::LockName;
+use portunus_etcd::{Etcd, EtcdConfig};
 use portunus_testkit::cluster::NODES;
 use portunus_testkit::proxy::{Direction, Proxy};
 use tokio::task::JoinHandle;
@@ -26,11 +30,14 @@ impl Ways {
         self.manager_and_node(scene, ttl).await.0
     }
 
+    fn config(&self, scene: &Scene) -> EtcdConfig {
+        scene.config(self.0.iter().map(|proxy| proxy.address().to_string()))
+    }
+
     /// A manager, and the node that it asks: its requests have a connection of their own, which
     /// the first of them opens.
     async fn manager_and_node(&self, scene: &Scene, ttl: Duration) -> (LockManager, usize) {
-        let hosts = self.0.iter().map(|proxy| proxy.address().to_string());
-        let manager = scene.with(scene.config(hosts), ttl).await;
+        let manager = scene.with(self.config(scene), ttl).await;
         let connections = || self.0.iter().map(Proxy::connections).collect::<Vec<_>>();
         let before = connections();
         manager.contenders("a").await.unwrap();
@@ -177,6 +184,51 @@ async fn an_entering_transaction_at_a_frozen_follower_has_no_effect_later() {
     })
     .await;
     assert!(arrived, "the request did not arrive");
+    scene.end().await;
+}
+
+/// One publishes, and the next value is there before its write arrives: that write is refused.
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test etcd`"]
+async fn a_publish_that_arrives_late_takes_back_no_newer_value() {
+    let scene = Scene::exclusive().await;
+    let ways = Ways::open(&scene).await;
+    let backend = Etcd::new(ways.config(&scene)).unwrap();
+    let session = backend.open_session(4 * LONG).await.unwrap();
+    let attempt = Attempt {
+        id: AttemptId(rand::random()),
+        name: LockName::new("a").unwrap(),
+        mode: Mode::Exclusive,
+        try_only: false,
+        value: "first".into(),
+        holder: Arc::default(),
+    };
+    let entered = backend.enter(&session, &attempt).await.unwrap();
+    let Entered::Queued { entry, .. } = entered else { panic!("the lock is free") };
+    for round in 0..3 {
+        let before = join_all((0..NODES).map(|node| transactions(&scene, node))).await;
+        ways.all(Proxy::hold_replies);
+        let (backend, newer) = (&backend, format!("newer {round}"));
+        let older = backend.publish(&session, &attempt, &entry, "older");
+        let overtaken = async {
+            let node = ways.held(Direction::Replies).await;
+            // What is held may be the connection's own talk.
+            eventually(PATIENCE, "the first request is dealt with", async || {
+                let begun = transactions(&scene, node).await;
+                if begun > before[node] { Ok(()) } else { Err(begun) }
+            })
+            .await;
+            let other = Etcd::new(scene.config(scene.cluster.endpoints())).unwrap();
+            other.publish(&session, &attempt, &entry, &newer).await.unwrap();
+            ways.all(Proxy::pass);
+        };
+        let (older, ()) = within(PATIENCE, "both answers", join(older, overtaken)).await;
+        assert_eq!(older.unwrap_err().kind(), ErrorKind::Unavailable);
+        let standing = backend.contenders(&attempt.name).await.unwrap();
+        assert_eq!((&*standing[0].record.value, &standing[0].entry), (&*newer, &entry));
+        backend.publish(&session, &attempt, &entry, "again").await.unwrap();
+    }
+    backend.close_session(&session).await.unwrap();
     scene.end().await;
 }
 

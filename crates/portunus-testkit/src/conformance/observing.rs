@@ -7,7 +7,7 @@ use portunus_core::backend::{BoxStream, EntryId, LockBackend, LockObserver, Mode
 use portunus_core::error::{ErrorKind, Result};
 use portunus_core::name::LockName;
 
-use super::stage::{Stage, ids};
+use super::stage::{Stage, ids, token};
 use super::wait::{PATIENCE, within};
 use crate::harness::attempt;
 
@@ -22,6 +22,8 @@ macro_rules! __observing {
         following_goes_on_from_a_position
         evicting_compares_the_entry
         published_values_are_seen
+        publishing_changes_nothing_but_the_value
+        publishing_makes_no_entry
         probing_names_the_incarnation_of_tokens
         capabilities_are_sound
     } };
@@ -194,6 +196,60 @@ pub async fn published_values_are_seen(stage: &Stage) {
     let refused = backend.publish(session, &held, &entry, "too late").await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Lost);
     stage.standing(&name, 0).await;
+}
+
+/// A new value leaves the mode as a downgrade made it, and the downgrade leaves the value: entry,
+/// token and holder stay, and readers come in.
+pub async fn publishing_changes_nothing_but_the_value(stage: &Stage) {
+    let name = stage.name("lock");
+    let (client, other) = (stage.client().await, stage.client().await);
+    let (held, entry, granted) = client.hold(&name).await;
+    let capabilities = stage.capabilities();
+    let mut expected = held.record();
+    // Each of them twice, as the engine does when an answer was lost.
+    for value in ["before", "before", "after", "after"] {
+        if value == "after" && capabilities.convert {
+            client.backend.convert(&client.session, &held, &entry).await.unwrap();
+            expected.mode = Mode::Shared;
+            assert_eq!(stage.standing(&name, 1).await[0].record, expected);
+        }
+        client.backend.publish(&client.session, &held, &entry, value).await.unwrap();
+        value.clone_into(&mut expected.value);
+        let standing = stage.standing(&name, 1).await.remove(0);
+        assert_eq!((&standing.record, &standing.entry), (&expected, &entry));
+        assert_eq!(token(&client.look(&held, &entry).await), granted);
+    }
+    assert_eq!(stage.observer().queue(&name).await.unwrap()[0].mode, expected.mode);
+    if capabilities.convert {
+        assert!(other.try_as(&name, Mode::Shared).await.is_some(), "a reader holds");
+    }
+    // The entry is still known for the attempt's: one that enters again is granted the same.
+    assert_eq!(client.enter(&held).await.0, entry);
+}
+
+/// What is published for an entry that left, was evicted or is another's is `Lost`, and changes
+/// nothing.
+pub async fn publishing_makes_no_entry(stage: &Stage) {
+    let name = stage.name("lock");
+    let (client, other) = (stage.client().await, stage.client().await);
+    let publish = async |attempt, entry| {
+        client.backend.publish(&client.session, attempt, entry, "too late").await
+    };
+    let (left, place, _) = client.hold(&name).await;
+    client.leave(&left, false).await;
+    let (evicted, entry, _) = client.hold(&name).await;
+    assert!(stage.observer().evict(&name, &entry).await.unwrap());
+    for (attempt, entry) in [(&left, &place), (&evicted, &entry)] {
+        assert_eq!(publish(attempt, entry).await.unwrap_err().kind(), ErrorKind::Lost);
+        stage.standing(&name, 0).await;
+    }
+    // Nor with another's in its place.
+    let (_, next, _) = other.hold(&name).await;
+    for (attempt, entry) in [(&left, &place), (&evicted, &entry), (&left, &next)] {
+        assert_eq!(publish(attempt, entry).await.unwrap_err().kind(), ErrorKind::Lost);
+        let standing = stage.standing(&name, 1).await.remove(0);
+        assert_eq!((&standing.entry, &*standing.record.value), (&next, ""));
+    }
 }
 
 /// Every client names the same life of the store, which sessions and tokens carry.

@@ -3,10 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
+use portunus_core::backend::{
+    Attempt, AttemptId, Entered, LockBackend, LockObserver, Mode, Record,
+};
+use portunus_core::error::ErrorKind;
 use portunus_core::guard::LossReason;
 use portunus_core::manager::LockManager;
+use portunus_core::name::LockName;
 use portunus_testkit::cluster::NODES;
 use portunus_testkit::proxy::{Direction, Proxy};
+use portunus_zookeeper::ZooKeeper;
 use tokio::time::Instant;
 use zookeeper_client::{Acls, CreateMode};
 
@@ -267,6 +274,51 @@ async fn a_create_from_before_the_clean_up_is_refused_wherever_it_comes_from() {
     assert_eq!(scene.entries("a").await[0].session, session);
     ways.all(Proxy::pass);
     manager.shutdown(PROMPT).await.unwrap();
+    scene.end().await;
+}
+
+/// One publishes, and the next value is there before its write arrives: that write is refused.
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test zookeeper`"]
+async fn a_publish_that_arrives_late_takes_back_no_newer_value() {
+    let scene = Scene::shared().await;
+    let ways = Ways::open(&scene).await;
+    let backend = ZooKeeper::new(ways.config(&scene)).unwrap();
+    let session = backend.open_session(LONG).await.unwrap();
+    let attempt = Attempt {
+        id: AttemptId(rand::random()),
+        name: LockName::new("a").unwrap(),
+        mode: Mode::Exclusive,
+        try_only: false,
+        value: "first".into(),
+        holder: Arc::default(),
+    };
+    let entered = backend.enter(&session, &attempt).await.unwrap();
+    let Entered::Queued { entry, .. } = entered else { panic!("the lock is free") };
+    for round in 0..3 {
+        let node = scene.seat(scene.session().await).await.unwrap();
+        let before = connection(&scene, node).await;
+        ways.all(Proxy::hold_replies);
+        let newer = Record { value: format!("newer {round}"), ..attempt.record() };
+        let older = backend.publish(&session, &attempt, &entry, "older");
+        let overtaken = async {
+            // What is held may be the answer to a ping.
+            eventually(PATIENCE, "the first request is dealt with", async || {
+                let after = connection(&scene, node).await;
+                if after == before { Err(after) } else { Ok(()) }
+            })
+            .await;
+            let raw = scene.raw().await;
+            raw.set_data(&entry.key, newer.to_json().as_bytes(), None).await.unwrap();
+            ways.all(Proxy::pass);
+        };
+        let (older, ()) = within(PATIENCE, "both answers", join(older, overtaken)).await;
+        assert_eq!(older.unwrap_err().kind(), ErrorKind::Unavailable);
+        let standing = backend.contenders(&attempt.name).await.unwrap();
+        assert_eq!((&standing[0].record, &standing[0].entry), (&newer, &entry));
+        backend.publish(&session, &attempt, &entry, "again").await.unwrap();
+    }
+    backend.close_session(&session).await.unwrap();
     scene.end().await;
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, select_all};
 use portunus_core::manager::LockManager;
 use portunus_testkit::proxy::{Direction, Proxy};
+use portunus_zookeeper::ZooKeeperConfig;
 
 use super::scene::{PROMPT, Scene, within};
 
@@ -18,8 +19,11 @@ impl Ways {
     }
 
     pub async fn manager(&self, scene: &Scene, ttl: Duration) -> LockManager {
-        let hosts = self.0.iter().map(|proxy| proxy.address().to_string());
-        scene.with(scene.config(hosts), ttl).await
+        scene.with(self.config(scene), ttl).await
+    }
+
+    pub fn config(&self, scene: &Scene) -> ZooKeeperConfig {
+        scene.config(self.0.iter().map(|proxy| proxy.address().to_string()))
     }
 
     /// A manager that is connected to this node: the others come into reach after that.
