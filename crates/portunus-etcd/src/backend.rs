@@ -25,6 +25,12 @@ use crate::slots::Slots;
 use crate::store::{Answer, Horizon, Store, created_at, malformed, newest, revision};
 use crate::watch::Watches;
 
+/// The longest value of a leader, in bytes of UTF-8: 128 KiB.
+///
+/// It is kept as JSON, in which one byte can become six. The server takes requests of 1.5 MiB unless
+/// its `--max-request-bytes` says otherwise; half of that is left for what stands beside the value.
+pub const MAX_VALUE_BYTES: usize = 128 * 1024;
+
 /// Locks in an etcd cluster.
 pub struct Etcd {
     config: EtcdConfig,
@@ -113,6 +119,7 @@ impl LockBackend for Etcd {
             max_ttl: Duration::from_secs(24 * 3600),
             // By default a follower waits 1 to 2 s before it stands for election.
             fail_over: Duration::from_millis(2500),
+            max_value: MAX_VALUE_BYTES,
         }
     }
 

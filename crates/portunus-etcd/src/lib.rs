@@ -17,6 +17,6 @@ mod store;
 mod table;
 mod watch;
 
-pub use self::backend::Etcd;
+pub use self::backend::{Etcd, MAX_VALUE_BYTES};
 pub use self::config::EtcdConfig;
 pub use self::layout::Layout;

@@ -17,7 +17,7 @@ use crate::backend::Etcd;
 use crate::error::{Effect, STORE};
 use crate::layout::{Keys, prefix_end};
 use crate::queue::Queue;
-use crate::store::{Store, created_at, newest};
+use crate::store::{LARGEST_ANSWER, Store, created_at, newest};
 
 #[async_trait]
 impl LockObserver for Etcd {
@@ -152,7 +152,8 @@ impl Followed {
         let start = i64::try_from(after).unwrap_or(i64::MAX).saturating_add(1);
         let options = WatchOptions::new().with_prefix().with_start_revision(start);
         let opened = self.store.endpoints.run(Effect::Read, |client| {
-            let mut watches = client.watch_client();
+            let watches = client.watch_client();
+            let mut watches = watches.max_decoding_message_size(LARGEST_ANSWER);
             let (prefix, options) = (self.prefix.clone(), options.clone());
             async move { watches.watch(prefix, Some(options)).await }
         });

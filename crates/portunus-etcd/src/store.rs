@@ -57,7 +57,8 @@ impl Store {
         let seen = self.horizon.revision();
         let mut call = self.endpoints.begin();
         let result = call.request(|client| {
-            let (mut kv, txn) = (client.kv_client(), txn.clone());
+            let kv = client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
+            let (mut kv, txn) = (kv, txn.clone());
             async move { kv.txn(txn).await }
         });
         let result = result.await;
@@ -191,6 +192,10 @@ pub(crate) fn newest(prefix: &str, limit: i64, newest: u64) -> TxnOp {
         .with_max_create_revision(i64::try_from(newest).unwrap_or(i64::MAX));
     TxnOp::get(prefix, Some(options))
 }
+
+/// What Go's client takes as well, and the most that the server sends. By the default of 4 MiB the
+/// queue of a few candidates with long values could not be read.
+pub(crate) const LARGEST_ANSWER: usize = (1 << 31) - 1;
 
 pub(crate) fn malformed(detail: &'static str) -> Error {
     Error::new(ErrorKind::Protocol, STORE, "answer").with_detail(detail)

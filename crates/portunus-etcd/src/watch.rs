@@ -15,6 +15,7 @@ use crate::endpoints::{Call, Endpoints};
 use crate::error::{Effect, Fault, STORE, is_stale_token_reason};
 use crate::layout::text;
 use crate::news::{Changes, News, Order, Wake};
+use crate::store::LARGEST_ANSWER;
 use crate::table::Table;
 
 /// All waits of one backend. The stream is opened for the first of them.
@@ -228,7 +229,8 @@ fn create(
     client: &Client,
     first: &Order,
 ) -> impl Future<Output = Result<(WatchStream, WatchResponse), ClientError>> + use<> {
-    let (mut client, first) = (client.watch_client(), first.clone());
+    let client = client.watch_client().max_decoding_message_size(LARGEST_ANSWER);
+    let (mut client, first) = (client, first.clone());
     async move {
         let (prefix, options) = match &first {
             Order::Open { watch, prefix, puts, .. } => (prefix.as_bytes(), options(*watch, *puts)),

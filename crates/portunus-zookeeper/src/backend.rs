@@ -26,6 +26,13 @@ use crate::slots::{Entering, Own, Slots};
 use crate::store::{Store, zxid};
 use crate::watch::Blockers;
 
+/// The longest value of a leader, in bytes of UTF-8: 128 KiB.
+///
+/// It is kept as JSON, in which one byte can become six. The server takes packets of 1 MiB less one
+/// byte unless its `jute.maxbuffer` says otherwise; a quarter of that is left for what stands beside
+/// the value.
+pub const MAX_VALUE_BYTES: usize = 128 * 1024;
+
 /// Locks in a ZooKeeper ensemble.
 pub struct ZooKeeper {
     pub(crate) dial: Arc<Dial>,
@@ -102,6 +109,7 @@ impl LockBackend for ZooKeeper {
             max_ttl: Duration::from_secs(24 * 3600),
             // By default followers give up a leader that hangs after 5 ticks of 2 s.
             fail_over: Duration::from_secs(12),
+            max_value: MAX_VALUE_BYTES,
         }
     }
 

@@ -17,6 +17,6 @@ mod slots;
 mod store;
 mod watch;
 
-pub use self::backend::ZooKeeper;
+pub use self::backend::{MAX_VALUE_BYTES, ZooKeeper};
 pub use self::config::{Access, ZooKeeperConfig};
 pub use self::layout::Layout;

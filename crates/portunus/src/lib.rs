@@ -29,11 +29,11 @@ pub mod backend {
 /// The etcd store, to be configured in code; [`connect`] does it from a URL.
 #[cfg(feature = "etcd")]
 pub mod etcd {
-    pub use portunus_etcd::{Etcd, EtcdConfig, Layout};
+    pub use portunus_etcd::{Etcd, EtcdConfig, Layout, MAX_VALUE_BYTES};
 }
 
 /// The ZooKeeper store, to be configured in code; [`connect`] does it from a URL.
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper {
-    pub use portunus_zookeeper::{Access, Layout, ZooKeeper, ZooKeeperConfig};
+    pub use portunus_zookeeper::{Access, Layout, MAX_VALUE_BYTES, ZooKeeper, ZooKeeperConfig};
 }

@@ -30,6 +30,8 @@ pub struct Capabilities {
     /// How long the store needs to replace a failed node; a live holder keeps its lock through
     /// that if the validity of its session is at least twice as long.
     pub fail_over: Duration,
+    /// The longest value of a leader that observers can be shown, in bytes of UTF-8.
+    pub max_value: usize,
 }
 
 impl Capabilities {

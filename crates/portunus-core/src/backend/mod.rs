@@ -107,7 +107,7 @@ pub trait LockBackend: LockObserver {
     async fn convert(&self, session: &Session, attempt: &Attempt, entry: &EntryId) -> Result<()>;
 
     /// Replaces the value that the entry of a grant shows to observers, and nothing else of it: its
-    /// mode stays what a downgrade made of it.
+    /// mode stays what a downgrade made of it. `value` is at most [`Capabilities::max_value`] long.
     ///
     /// Idempotent. Of several calls the one that was called last stands: a request of an earlier
     /// one that went unanswered, and arrives late, never overwrites a newer value. For that each

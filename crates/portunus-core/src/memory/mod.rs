@@ -18,6 +18,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::name::LockName;
 use crate::token::Incarnation;
 
+/// The longest value of a leader, in bytes of UTF-8: 128 KiB. Nothing here needs a limit; with this one
+/// a value that is tried out here fits elsewhere too.
+pub const MAX_VALUE_BYTES: usize = 128 * 1024;
+
 /// A store of locks in this process. Clones share it: managers on clones exclude each other.
 ///
 /// | | |
@@ -106,6 +110,7 @@ impl LockBackend for Memory {
             min_ttl: Duration::from_millis(100),
             max_ttl: Duration::from_secs(24 * 3600),
             fail_over: Duration::ZERO,
+            max_value: MAX_VALUE_BYTES,
         }
     }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use portunus_core::backend::{BoxStream, EntryId, LockBackend, LockObserver, Mode, Observation};
+use portunus_core::backend::{
+    BoxStream, EntryId, LockBackend, LockObserver, Mode, Observation, Turn,
+};
 use portunus_core::error::{ErrorKind, Result};
 use portunus_core::name::LockName;
 
@@ -24,6 +26,7 @@ macro_rules! __observing {
         published_values_are_seen
         publishing_changes_nothing_but_the_value
         publishing_makes_no_entry
+        the_longest_value_is_seen
         probing_names_the_incarnation_of_tokens
         capabilities_are_sound
     } };
@@ -250,6 +253,50 @@ pub async fn publishing_makes_no_entry(stage: &Stage) {
         let standing = stage.standing(&name, 1).await.remove(0);
         assert_eq!((&standing.entry, &*standing.record.value), (&next, ""));
     }
+}
+
+/// A value as long as the store takes enters, is published and is seen, however long it gets on its
+/// way; and so are the values of several who wait with such ones.
+pub async fn the_longest_value_is_seen(stage: &Stage) {
+    const WAITERS: usize = 7;
+    let name = stage.name("lock");
+    let client = stage.client().await;
+    let longest = |byte: &str| byte.repeat(stage.capabilities().max_value);
+    // Each byte of these is six of JSON.
+    let values = ["\u{1}", "\u{2}", "\u{3}"].map(longest);
+    let mut leader = attempt(&name, false);
+    leader.value.clone_from(&values[0]);
+    let (entry, turn) = client.enter(&leader).await;
+    assert!(matches!(turn, Turn::Held { .. }), "{turn:?}");
+    let mut seen = stage.observer().follow(&name, 0).await.unwrap();
+    for (at, value) in values.iter().enumerate() {
+        if at > 0 {
+            client.backend.publish(&client.session, &leader, &entry, value).await.unwrap();
+        }
+        let head = next(&mut seen).await.holder.expect("it is held");
+        assert!(head.entry == entry && head.record.value == *value, "{at}: not followed");
+        let standing = stage.standing(&name, 1).await.remove(0);
+        assert!(standing.record.value == *value, "{at}: not listed");
+    }
+    let mut waiters = Vec::new();
+    for _ in 0..WAITERS {
+        let mut waiter = attempt(&name, false);
+        waiter.value.clone_from(&values[0]);
+        let (place, turn) = client.enter(&waiter).await;
+        waiters.push((waiter, place, turn));
+    }
+    let listed = stage.observer().contenders(&name).await.unwrap();
+    assert_eq!(listed.len(), 1 + WAITERS);
+    assert!(
+        listed[1..].iter().all(|one| one.record.value == values[0]),
+        "a waiter's is not listed"
+    );
+    assert_eq!(stage.observer().queue(&name).await.unwrap().len(), 1 + WAITERS);
+    let (first, place, turn) = waiters.remove(0);
+    client.leave(&leader, false).await;
+    assert!(matches!(client.turn(&first, &place, turn).await, Turn::Held { .. }));
+    let head = next(&mut seen).await.holder.expect("it is held");
+    assert!(head.entry == place && head.record.value == values[0], "the next is not followed");
 }
 
 /// Every client names the same life of the store, which sessions and tokens carry.
