@@ -8,25 +8,28 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The modules of core, low to high. A module imports only from lines before its own.
-const RANKS: [&[&str]; 14] = [
+const RANKS: [&[&str]; 17] = [
     &["error"],
     &["name"],
     &["token"],
     &["clock", "url"],
     &["tls"],
     &["backend"],
-    &["queue"],
     &["chance", "loss", "mutant", "sync"],
+    &["queue"],
     &["memory"],
     &["keeper"],
     &["guard"],
-    &["lock"],
+    &["handle"],
+    &["lock", "many", "rwlock", "semaphore"],
+    &["election"],
     &["manager"],
+    &["blocking"],
     &["lib"],
 ];
 
 /// The modules of core that look at a clock; memory is a store, with a clock of its own.
-const TIMED: [&str; 5] = ["clock", "guard", "keeper", "lock", "memory"];
+const TIMED: [&str; 5] = ["clock", "guard", "handle", "keeper", "memory"];
 
 /// The facade's stores and the one client library that each may bring.
 const BACKENDS: [(&str, &str); 2] =

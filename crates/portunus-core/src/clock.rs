@@ -49,6 +49,13 @@ impl Moment {
         Self::from_nanos(self.0.saturating_add(span))
     }
 
+    /// The moment `span` earlier, at the earliest the clock's fixed point.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        let span = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(span))
+    }
+
     /// The span from `earlier` to `self`; zero when `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -10,7 +10,6 @@ pub mod url;
 pub mod tls;
 
 pub mod backend;
-pub mod queue;
 
 mod chance;
 mod loss;
@@ -21,13 +20,26 @@ mod loss;
 mod mutant;
 mod sync;
 
+pub mod queue;
+
 pub mod memory;
 
 mod keeper;
 
 pub mod guard;
+
+mod handle;
+
 pub mod lock;
+pub mod many;
+pub mod rwlock;
+pub mod semaphore;
+
+pub mod election;
+
 pub mod manager;
+
+pub mod blocking;
 
 #[cfg(portunus_mutant)]
 pub use self::mutant::Mutant;

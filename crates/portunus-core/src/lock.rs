@@ -1,13 +1,11 @@
 //! The exclusive lock: a name that can be acquired.
 
-use std::sync::Arc;
 use std::time::Duration;
-use tracing::Instrument;
 
-use crate::backend::Mode;
 use crate::error::{ErrorKind, Result};
-use crate::guard::Guard;
-use crate::keeper::{Engine, LockState, Wait};
+use crate::guard::{Guard, Ran};
+use crate::handle::Handle;
+use crate::keeper::{Request, Wait};
 use crate::name::LockName;
 use crate::token::FencingToken;
 
@@ -16,21 +14,17 @@ use crate::token::FencingToken;
 /// Two acquires exclude each other whoever calls them: it is not re-entrant, and a second one in
 /// the same task waits for the first for ever.
 #[derive(Clone, Debug)]
-pub struct Lock {
-    engine: Arc<Engine>,
-    state: Arc<LockState>,
-}
+pub struct Lock(Handle);
 
 impl Lock {
-    pub(crate) fn new(engine: Arc<Engine>, name: LockName) -> Self {
-        let state = engine.lock_state(name);
-        Self { engine, state }
+    pub(crate) fn new(handle: Handle) -> Self {
+        Self(handle)
     }
 
     /// Returns the name.
     #[must_use]
     pub fn name(&self) -> &LockName {
-        &self.state.name
+        self.0.name()
     }
 
     /// Waits until this lock is held, then returns the guard that keeps it.
@@ -50,7 +44,8 @@ impl Lock {
     /// - [`ErrorKind::Unavailable`]: renewals are failing and `fail_fast` is set, or the manager was
     ///   shut down.
     /// - [`ErrorKind::Lost`]: the entry was removed from the queue by somebody else.
-    /// - [`ErrorKind::Conflict`], [`ErrorKind::Denied`], [`ErrorKind::Regression`]: see there.
+    /// - [`ErrorKind::Conflict`]: a semaphore uses this name.
+    /// - [`ErrorKind::Denied`], [`ErrorKind::Regression`]: see there.
     ///
     /// # Cancel safety
     ///
@@ -79,10 +74,7 @@ impl Lock {
     /// The queue recipe of the store (see its crate); leases follow Gray and Cheriton, *Leases*
     /// (SOSP 1989), tokens Burrows, *Chubby* (OSDI 2006), §2.4.
     pub async fn acquire(&self) -> Result<Guard> {
-        match self.seek(Wait::Forever).await? {
-            Some(guard) => Ok(guard),
-            None => Err(self.engine.context.error(ErrorKind::Protocol, "acquire")),
-        }
+        self.0.acquire(Request::default()).await
     }
 
     /// Acquires the lock if nobody holds it; `None` if somebody does. Never queues.
@@ -96,7 +88,7 @@ impl Lock {
     ///
     /// As for [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
-        self.seek(Wait::Not).await
+        self.0.seek(Request::default(), Wait::Not).await
     }
 
     /// Waits at most `limit` for the lock; `None` if others kept it for so long. The limit bounds
@@ -111,8 +103,7 @@ impl Lock {
     ///
     /// As for [`acquire`](Self::acquire).
     pub async fn acquire_timeout(&self, limit: Duration) -> Result<Option<Guard>> {
-        let until = self.engine.context.clock.now().after(limit);
-        self.seek(Wait::Until(until)).await
+        self.0.seek(Request::default(), self.0.context().until(limit)).await
     }
 
     /// Acquires the lock, runs `work` with its token, and releases it. `work` is dropped where it
@@ -133,8 +124,6 @@ impl Lock {
         F: FnOnce(FencingToken) -> Fut,
         Fut: Future,
     {
-        use crate::guard::Ran;
-
         let guard = self.acquire().await?;
         let ran = guard.run(work(guard.token())).await;
         match ran {
@@ -143,27 +132,11 @@ impl Lock {
                 Ok(output)
             }
             Ran::FinishedAfterLoss(_, reason) | Ran::Lost(reason) => Err(self
-                .engine
-                .context
+                .0
+                .context()
                 .error(ErrorKind::Lost, "with")
                 .with_key(self.name().as_str())
                 .with_detail(format!("{reason:?} before the work had finished"))),
         }
-    }
-
-    async fn seek(&self, wait: Wait) -> Result<Option<Guard>> {
-        let clock = &self.engine.context.clock;
-        let begun = clock.now();
-        let span = tracing::debug_span!("acquire", lock = %self.state.name);
-        let hold = self
-            .engine
-            .acquire(&self.state, Mode::Exclusive, wait)
-            .instrument(span.clone())
-            .await?;
-        let Some(hold) = hold else { return Ok(None) };
-        span.in_scope(|| {
-            tracing::debug!(token = hold.token, waited = ?clock.now().since(begun), "acquired");
-        });
-        Ok(Some(Guard::new(hold, Arc::clone(&self.engine), Arc::clone(&self.state))))
     }
 }

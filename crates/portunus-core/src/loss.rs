@@ -14,6 +14,8 @@ pub enum LossReason {
     Forked,
     /// It was held for as long as the manager's `max_hold` allows.
     MaxHold,
+    /// Its holder gave it up, and this look came later: seen by those who share a leadership.
+    Released,
     /// The store said that the session is gone.
     SessionEnded,
 }

@@ -6,6 +6,8 @@
 /// One deliberate fault.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Mutant {
+    /// A leader resigns while its callback still runs.
+    CallbackNotAwaited,
     /// The deadline counts from the reply to a renewal, not from before it was sent.
     DeadlineFromReply,
     /// A renewal that is confirmed late revives a deadline that has passed.
@@ -16,6 +18,10 @@ pub enum Mutant {
     LookIsEnter,
     /// A waiter is granted without a look at its own entry.
     OwnEntryUnconfirmed,
+    /// The first permit that waits watches the entry before it alone, not every holder.
+    PermitWatchesOne,
+    /// A reader is granted beside other readers although a writer waits before it.
+    ReaderOvertakes,
     /// `leave` removes whoever holds the lock of that name.
     ReleaseByName,
     /// A request without an answer is taken for one that failed.
@@ -24,12 +30,15 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
+        Self::CallbackNotAwaited,
         Self::DeadlineFromReply,
         Self::DeadlineRevived,
         Self::LateArrivalIgnored,
         Self::LookIsEnter,
         Self::OwnEntryUnconfirmed,
+        Self::PermitWatchesOne,
+        Self::ReaderOvertakes,
         Self::ReleaseByName,
         Self::UnknownIsFailed,
     ];

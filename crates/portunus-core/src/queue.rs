@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::backend::{Entry, EntryId, Mode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::mutant::Mutant;
 
 /// Where an entry stands in its queue.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -28,7 +29,8 @@ pub enum Place {
 /// # Errors
 ///
 /// [`ErrorKind::Protocol`] when two entries have one position: fail closed, for both would hold.
-/// [`ErrorKind::Conflict`] when permits meet another limit or another mode on one name.
+/// [`ErrorKind::Conflict`] when permits meet another limit or another mode on one name: the first
+/// entry decides what the name is used for.
 pub fn turn(entries: &[Entry], me: &EntryId) -> Result<Place> {
     let mut entries: Vec<&Entry> = entries.iter().collect();
     entries.sort_by_key(|entry| entry.id.position);
@@ -43,11 +45,16 @@ pub fn turn(entries: &[Entry], me: &EntryId) -> Result<Place> {
     let (before, mode) = (&entries[..rank], entries[rank].mode);
     let blockers: &[&Entry] = match mode {
         Mode::Exclusive => last(before, |_| true),
+        Mode::Shared if Mutant::ReaderOvertakes.is_on() => {
+            let holder = before.first().is_some_and(|entry| entry.mode != Mode::Shared);
+            &before[..usize::from(holder)]
+        }
         Mode::Shared => last(before, |entry| entry.mode != Mode::Shared),
         Mode::Permit { limit } => {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             match rank {
                 _ if rank < limit => &[],
+                _ if Mutant::PermitWatchesOne.is_on() => last(before, |_| true),
                 _ if rank == limit => before,
                 _ => last(before, |_| true),
             }
@@ -55,7 +62,8 @@ pub fn turn(entries: &[Entry], me: &EntryId) -> Result<Place> {
     };
     let permits = |mode| matches!(mode, Mode::Permit { .. });
     let mixed = |entry: &&&Entry| entry.mode != mode && (permits(mode) || permits(entry.mode));
-    if let Some(other) = before.iter().find(mixed) {
+    // One that stands behind it and differs is refused itself, and about to go.
+    if let Some(other) = before.first().filter(mixed) {
         return Err(Error::new(ErrorKind::Conflict, "queue", "turn")
             .with_key(&*me.key)
             .with_detail(format!(
@@ -126,7 +134,9 @@ mod tests {
         let mut entries = queue(&[Exclusive, Exclusive]);
         entries[0].id.position = 0;
         assert_eq!(turn(&entries, &id(0)).unwrap_err().kind(), ErrorKind::Protocol);
-        let entries = queue(&[Mode::Permit { limit: 2 }, Mode::Permit { limit: 3 }]);
+        let (two, three) = (Mode::Permit { limit: 2 }, Mode::Permit { limit: 3 });
+        let entries = queue(&[two, three, two]);
+        assert_eq!(turn(&entries, &id(2)).unwrap(), behind(&[0, 1]));
         let error = turn(&entries, &id(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         assert!(error.to_string().contains("limit: 2") && error.to_string().contains("limit: 3"));

@@ -70,6 +70,35 @@ impl FromStr for FencingToken {
     }
 }
 
+/// The token of a shared grant: a resource may check that it is not below the highest exclusive token
+/// that it accepted, and must not keep it. A type of its own, so that nothing takes one for the other.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct SharedToken(FencingToken);
+
+impl SharedToken {
+    pub(crate) fn new(token: FencingToken) -> Self {
+        Self(token)
+    }
+
+    /// Returns the number: above that of every exclusive grant before this one.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.value()
+    }
+
+    /// Returns where the number comes from.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        self.0.origin()
+    }
+}
+
+impl fmt::Display for SharedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// Where a token comes from: one lock in one [`Incarnation`] of a store.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Origin {

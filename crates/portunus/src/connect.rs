@@ -16,8 +16,8 @@ use portunus_core::url::StoreUrl;
 ///
 /// Options follow a `?`, joined by `&`. These are the same for every store, with the meaning and
 /// the default that [`ManagerBuilder`] gives them: `ttl`, `connect_timeout`, `max_waiters`,
-/// `max_hold`, `lock_delay`, `fail_fast`. A span of time is a whole number with `ms`, `s`, `m` or
-/// `h`. In a password and in a value, what has a meaning in URLs (`@ : / ? & = % ,`) is written as
+/// `max_hold`, `lock_delay`, `fail_fast`, `allow_weak`. A span of time is a whole number with `ms`,
+/// `s`, `m` or `h`. In a password and in a value, what has a meaning in URLs (`@ : / ? & = % ,`) is written as
 /// a percent escape. The rest is the store's own:
 ///
 /// | store | options |

@@ -1,16 +1,24 @@
 #![doc = include_str!("../README.md")]
 
+pub mod blocking;
 mod connect;
 pub mod guide;
 
 pub use self::connect::{builder, connect};
+pub use portunus_core::election::{Election, Leader, Leadership, Observe, Run, Transition};
 pub use portunus_core::error::{Error, ErrorKind, Result};
-pub use portunus_core::guard::{Guard, LossReason, Ran, Released, Status};
+pub use portunus_core::guard::{
+    CancellationToken, Counted, DowngradeError, Exclusive, Guard, LossReason, Permit, Ran,
+    Released, Shared, SharedGuard, Status,
+};
 pub use portunus_core::lock::Lock;
 pub use portunus_core::manager::{LockManager, ManagerBuilder, Stats};
+pub use portunus_core::many::Guards;
 pub use portunus_core::memory::Memory;
 pub use portunus_core::name::LockName;
-pub use portunus_core::token::{FencingToken, Incarnation, Origin};
+pub use portunus_core::rwlock::RwLock;
+pub use portunus_core::semaphore::Semaphore;
+pub use portunus_core::token::{FencingToken, Incarnation, Origin, SharedToken};
 
 /// What the author of a backend needs: the traits, and the words that they are written in.
 pub mod backend {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
+use super::seek::Wait;
 use super::threads::Threads;
 use crate::backend::{Capabilities, Holder, LockBackend};
 use crate::chance::{Backoff, Chance};
@@ -35,6 +36,7 @@ pub(crate) struct Options {
     pub(crate) max_hold: Option<Duration>,
     pub(crate) lock_delay: Duration,
     pub(crate) fail_fast: bool,
+    pub(crate) allow_weak: bool,
 }
 
 /// What the keeper wants traced; the herald does it.
@@ -77,6 +79,11 @@ impl Context {
         self.options.ttl + self.options.lock_delay
     }
 
+    /// The wait that is over when `limit` has passed.
+    pub(crate) fn until(&self, limit: Duration) -> Wait {
+        Wait::Until(self.clock.now().after(limit))
+    }
+
     /// A backoff whose longest delay suits a session that lives for `span`.
     pub(crate) fn backoff(&self, span: Duration) -> Backoff {
         Backoff::new((span / 6).min(Duration::from_secs(1)))
@@ -84,8 +91,11 @@ impl Context {
 
     pub(crate) async fn pause(&self, backoff: &mut Backoff) {
         self.counters.retries.fetch_add(1, Ordering::Relaxed);
-        let until = self.clock.now().after(backoff.next(&self.chance));
-        self.clock.sleep_until(until).await;
+        self.sleep(backoff.next(&self.chance)).await;
+    }
+
+    pub(crate) async fn sleep(&self, span: Duration) {
+        self.clock.sleep_until(self.clock.now().after(span)).await;
     }
 
     /// Hands something to the herald for tracing; dropped, and counted, when it is behind.

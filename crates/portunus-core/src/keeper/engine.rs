@@ -9,11 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::{Busy, Context, Counters, Notice, Options};
 use super::hold::Hold;
-use super::seek::{self, Wait};
+use super::seek::{self, Request, Wait};
 use super::sessions::Sessions;
 use super::threads::Threads;
 use super::waiters::LockState;
-use crate::backend::{Holder, LockBackend, Mode};
+use crate::backend::{Holder, LockBackend};
 use crate::chance::Chance;
 use crate::clock::{Clock, limited, limited_until};
 use crate::error::{Error, ErrorKind, Result};
@@ -97,11 +97,11 @@ impl Engine {
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         lock: &Arc<LockState>,
-        mode: Mode,
+        request: Request,
         wait: Wait,
     ) -> Result<Option<Arc<Hold>>> {
         let _waiting = self.waiting(lock)?;
-        let seek = seek::acquire(Arc::clone(self), Arc::clone(lock), mode, wait);
+        let seek = seek::acquire(Arc::clone(self), Arc::clone(lock), request, wait);
         // The grant is released if nobody takes it out of the answer.
         let granted = async { seek.await.map(|hold| hold.map(Some).map(Granted)) };
         Ok(self.run("acquire", granted).await?.and_then(Granted::take))

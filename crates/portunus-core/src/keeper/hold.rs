@@ -67,6 +67,10 @@ impl Hold {
         Some(hold)
     }
 
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        self.claim.context()
+    }
+
     pub(crate) fn attempt(&self) -> &Arc<Attempt> {
         self.claim.attempt()
     }
@@ -96,15 +100,26 @@ impl Hold {
         }
     }
 
+    /// How long ago it was granted.
+    pub(crate) fn age(&self) -> Duration {
+        self.context().clock.now().since(self.since)
+    }
+
     /// The moment at which the belief ends unless it is renewed; `None` once it has ended.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         let own = self.bound.get().map(Moment::from_nanos)?;
         Some(own.min(self.session().deadline()?))
     }
 
+    /// Whether it is held, and its last renewal is no older than it has to be.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let now = self.context().clock.now();
+        self.loss().is_none() && self.session().is_fresh(self.context(), now)
+    }
+
     /// Why the grant is not held any more; `None` while it is.
     pub(crate) fn loss(&self) -> Option<LossReason> {
-        let context = self.claim.context();
+        let context = self.context();
         if context.is_forked() {
             return Some(LossReason::Forked);
         }
@@ -137,7 +152,7 @@ impl Hold {
 
     /// Counts and traces a loss, after the signals: a subscriber may be slow.
     pub(crate) fn trace_loss(&self) {
-        let context = self.claim.context();
+        let context = self.context();
         context.counters.lost.fetch_add(1, Ordering::Relaxed);
         let reason = self.loss();
         tracing::warn!(token = self.token, ?reason, "lock lost");
@@ -154,12 +169,12 @@ impl Hold {
     /// once, or after the lock's delay if the holder lost it with work under way.
     pub(crate) fn end(&self) -> Option<Begun<Withdrawn>> {
         let delay = match self.loss() {
-            Some(LossReason::Expired | LossReason::MaxHold) => {
-                self.claim.context().options.lock_delay
-            }
+            Some(LossReason::Expired | LossReason::MaxHold) => self.context().options.lock_delay,
             _ => Duration::ZERO,
         };
         self.session().forget(self.attempt().id);
+        // Unless it was lost before.
+        let _ = self.reason.set(LossReason::Released);
         self.bound.expire();
         self.unwatch();
         if let Some(timer) = self.timer.get() {
@@ -204,14 +219,14 @@ pub(crate) async fn watch_grants(context: Arc<Context>, session: Arc<LiveSession
 async fn watch(hold: Arc<Hold>) {
     let turn = Turn::Held { token: hold.token, expires: Expires::WithSession };
     loop {
-        let backend = &hold.claim.context().backend;
+        let backend = &hold.context().backend;
         let session = &hold.session().session;
         let told = backend.changed(session, hold.attempt(), &hold.entry, &turn).await.is_ok();
         if !Box::pin(stands(&hold, told)).await {
             break;
         }
     }
-    let (context, session) = (hold.claim.context(), hold.session());
+    let (context, session) = (hold.context(), hold.session());
     // With the session everything goes; then its own reason counts.
     if session.is_live(context.clock.now()) {
         // It may have gone with the whole session: find out now, not at the next turn.
@@ -224,7 +239,7 @@ async fn watch(hold: Arc<Hold>) {
 
 /// Whether the entry of a grant still stands; asks until the store answers.
 async fn stands(hold: &Hold, mut told: bool) -> bool {
-    let (context, session) = (hold.claim.context(), &hold.session().session);
+    let (context, session) = (hold.context(), &hold.session().session);
     let mut backoff = context.backoff(session.granted);
     loop {
         if !told {
@@ -247,7 +262,7 @@ async fn stands(hold: &Hold, mut told: bool) -> bool {
 async fn expire(context: Arc<Context>, hold: std::sync::Weak<Hold>, bound: Moment) {
     context.clock.sleep_until(bound).await;
     let Some(hold) = hold.upgrade() else { return };
-    let Some(reason) = hold.loss() else { return };
+    let Some(reason) = hold.loss().filter(|reason| *reason != LossReason::Released) else { return };
     if hold.session().forget(hold.attempt().id).is_some() {
         hold.lose(&context, reason);
         context.threads.on_herald(async move { drop(hold.end()) });

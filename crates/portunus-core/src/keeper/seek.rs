@@ -12,6 +12,14 @@ use crate::clock::{Moment, limited, limited_until};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mutant::Mutant;
 
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) mode: Mode,
+    /// What observers see of it.
+    pub(crate) value: String,
+}
+
 /// How long a call may wait for others.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Wait {
@@ -24,7 +32,7 @@ pub(crate) enum Wait {
 pub(crate) async fn acquire(
     engine: Arc<Engine>,
     lock: Arc<LockState>,
-    mode: Mode,
+    request: Request,
     wait: Wait,
 ) -> Result<Option<Arc<Hold>>> {
     let context = &engine.context;
@@ -35,7 +43,7 @@ pub(crate) async fn acquire(
         Wait::Not => begun.after(context.options.connect_timeout),
     };
     let progress = Mutex::new(Progress::default());
-    let seek = Seek { engine: &engine, lock: &lock, mode, wait, progress: &progress };
+    let seek = Seek { engine: &engine, lock: &lock, request: &request, wait, progress: &progress };
     let closing = engine.closing.cancelled();
     let found = tokio::select! {
         biased;
@@ -59,7 +67,7 @@ pub(crate) async fn acquire(
 struct Seek<'a> {
     engine: &'a Arc<Engine>,
     lock: &'a Arc<LockState>,
-    mode: Mode,
+    request: &'a Request,
     wait: Wait,
     progress: &'a Mutex<Progress>,
 }
@@ -112,9 +120,9 @@ impl Seek<'_> {
         let attempt = Arc::new(Attempt {
             id: context.chance.attempt_id(),
             name: self.lock.name.clone(),
-            mode: self.mode,
+            mode: self.request.mode,
             try_only: self.wait == Wait::Not,
-            value: String::new(),
+            value: self.request.value.clone(),
             holder: Arc::clone(&context.holder),
         });
         let claim = Claim::new(Arc::clone(context), Arc::clone(live), attempt);
@@ -144,7 +152,7 @@ impl Seek<'_> {
                 Turn::Lost => return Err(self.evicted(&live).await),
                 Turn::Waiting { blockers, .. } => {
                     let place = place.get_or_insert_with(|| {
-                        self.lock.join(context, attempt.id, &entry, self.mode)
+                        self.lock.join(context, attempt.id, &entry, attempt.mode)
                     });
                     place.wait_for(blockers);
                     tokio::select! {
@@ -241,7 +249,7 @@ impl Seek<'_> {
         let context = &self.engine.context;
         let live = Arc::clone(claim.session());
         live.resumed().await;
-        if let Err(highest) = self.lock.note(token, self.mode) {
+        if let Err(highest) = self.lock.note(token, self.request.mode) {
             if self.look(&claim, &entry).await? == Turn::Lost {
                 // Evicted since it was granted, and a later grant was noted meanwhile.
                 return Err(self.evicted(&live).await);

@@ -91,6 +91,19 @@ impl LiveSession {
         self.deadline.is_live(now.nanos())
     }
 
+    /// Whether the last confirmed renewal is no older than it has to be.
+    pub(crate) fn is_fresh(&self, context: &Context, now: Moment) -> bool {
+        let spare = self.spare(context);
+        self.deadline().is_some_and(|deadline| deadline.since(now) >= spare)
+    }
+
+    /// What is left of the validity when one renewal has failed: by the pace of renewals, and the
+    /// time that one may take.
+    pub(crate) fn spare(&self, context: &Context) -> Duration {
+        let due = self.session.renew_every + self.session.request_timeout;
+        worth(context, &self.session).saturating_sub(due)
+    }
+
     pub(crate) fn deadline(&self) -> Option<Moment> {
         self.deadline.get().map(Moment::from_nanos)
     }

@@ -43,6 +43,11 @@ impl Sessions {
         self.slot().present.clone()
     }
 
+    /// The life of the store that this manager has seen; none before its first session.
+    pub(crate) fn incarnation(&self) -> Option<Incarnation> {
+        self.incarnation.get().cloned()
+    }
+
     /// Returns a session that new attempts may use; opens one if there is none. A failure that may
     /// pass is told to `failed`, and the opening is tried again if the caller is `patient`.
     pub(crate) async fn current(

@@ -155,7 +155,7 @@ async fn sweep(context: Weak<Context>, lock: Arc<LockState>, clock: Arc<dyn Cloc
     }
 }
 
-fn interval(context: &Context) -> Duration {
+pub(super) fn interval(context: &Context) -> Duration {
     context.options.ttl.min(Duration::from_secs(10))
 }
 

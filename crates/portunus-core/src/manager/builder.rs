@@ -1,160 +1,15 @@
-//! The lock manager: one session in one store, and everything that is locked through it.
+//! How a manager is opened: its options, and what they may be.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::backend::{Capabilities, Contender, Holder, LockBackend, Probe};
+use super::LockManager;
+use crate::backend::{Holder, LockBackend};
 use crate::chance::Chance;
 use crate::clock::{BootClock, Clock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::keeper::{Context, Engine, Options, Threads};
-use crate::lock::Lock;
-use crate::name::LockName;
+use crate::keeper::{Engine, Options, Threads};
 use crate::url::StoreUrl;
-
-/// One session in one store. Cheap to clone; clones share the session.
-///
-/// It owns two threads that renew, watch and clean up, whatever the user's executor does. With the
-/// last manager, lock and guard the session is closed in the background; to be sure of it before
-/// the process ends, call [`shutdown`](Self::shutdown).
-#[derive(Clone)]
-pub struct LockManager {
-    engine: Arc<Engine>,
-}
-
-impl LockManager {
-    /// Begins a manager on a backend; the facade's `connect` does it from a URL.
-    pub fn builder(backend: impl LockBackend + 'static) -> ManagerBuilder {
-        ManagerBuilder::new(Arc::new(backend))
-    }
-
-    /// Names a lock.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Invalid`]: see [`LockName::new`].
-    pub fn lock(&self, name: impl AsRef<str>) -> Result<Lock> {
-        Ok(Lock::new(Arc::clone(&self.engine), LockName::new(name)?))
-    }
-
-    /// Lists who holds and who waits, in the order of the queue.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unavailable`] when the store gave no answer within `connect_timeout`.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe; changes nothing.
-    pub async fn contenders(&self, name: impl AsRef<str>) -> Result<Vec<Contender>> {
-        let name = LockName::new(name)?;
-        self.ask(move |context| async move {
-            context.ask("contenders", || context.backend.contenders(&name)).await
-        })
-        .await
-    }
-
-    /// Asks the store who it is, and what about its settings is dangerous.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unavailable`] when the store gave no answer within `connect_timeout`.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe; changes nothing.
-    pub async fn probe(&self) -> Result<Probe> {
-        self.ask(|context| async move { context.ask("probe", || context.backend.probe()).await })
-            .await
-    }
-
-    /// Returns what the store can do and promises.
-    #[must_use]
-    pub fn capabilities(&self) -> &Capabilities {
-        &self.engine.context.capabilities
-    }
-
-    /// Returns counters of this manager, without I/O.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let counters = &self.engine.context.counters;
-        Stats {
-            held: counters.held.load(Ordering::Relaxed),
-            waiting: counters.waiting.load(Ordering::Relaxed),
-            reaping: counters.reaping.load(Ordering::Relaxed),
-            acquired: counters.acquired.load(Ordering::Relaxed),
-            lost: counters.lost.load(Ordering::Relaxed),
-            places_lost: counters.places_lost.load(Ordering::Relaxed),
-            renewals: counters.renewals.load(Ordering::Relaxed),
-            retries: counters.retries.load(Ordering::Relaxed),
-            sessions: counters.sessions.load(Ordering::Relaxed),
-            notices_dropped: counters.notices_dropped.load(Ordering::Relaxed),
-            suspended: counters.suspended.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Refuses new calls, ends those that wait, gives guards `limit` to be released, then closes
-    /// the session: what is still held is lost. Returns how many guards that were.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unconfirmed`] when the store did not confirm the end within a further
-    /// `connect_timeout`; the entries go with the session's time to live.
-    ///
-    /// # Cancel safety
-    ///
-    /// New calls stay refused; call it again to finish.
-    pub async fn shutdown(&self, limit: Duration) -> Result<usize> {
-        self.engine.shutdown(limit).await
-    }
-
-    async fn ask<T, F>(&self, call: impl FnOnce(Arc<Context>) -> F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T>> + Send + 'static,
-    {
-        self.engine.run("ask", call(Arc::clone(&self.engine.context))).await
-    }
-}
-
-impl fmt::Debug for LockManager {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LockManager")
-            .field("backend", &self.engine.context.backend)
-            .field("stats", &self.stats())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Counters of one manager since it was opened.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Stats {
-    /// Guards that exist now.
-    pub held: usize,
-    /// Calls that wait now.
-    pub waiting: usize,
-    /// Withdrawals that the store has not confirmed yet.
-    pub reaping: usize,
-    /// Grants.
-    pub acquired: u64,
-    /// Grants that were lost.
-    pub lost: u64,
-    /// Places in a queue that were lost with their session.
-    pub places_lost: u64,
-    /// Confirmed renewals.
-    pub renewals: u64,
-    /// Requests that were repeated.
-    pub retries: u64,
-    /// Sessions that were opened: one, and one more for each that ended or was retired.
-    pub sessions: u64,
-    /// Events that were not traced because the subscriber was too slow.
-    pub notices_dropped: u64,
-    /// Whether renewals are failing now.
-    pub suspended: bool,
-}
 
 /// The options of a [`LockManager`].
 ///
@@ -164,6 +19,7 @@ pub struct Stats {
 /// - `max_hold`: none
 /// - `lock_delay`: none
 /// - `fail_fast`: no
+/// - `allow_weak`: no
 /// - `app`: empty
 #[derive(Debug)]
 pub struct ManagerBuilder {
@@ -186,6 +42,7 @@ impl ManagerBuilder {
             max_hold: None,
             lock_delay: Duration::ZERO,
             fail_fast: false,
+            allow_weak: false,
         };
         let clock = Arc::new(BootClock::new());
         Self { backend, options, app: String::new(), clock, seed: None, inline: false }
@@ -238,6 +95,14 @@ impl ManagerBuilder {
         self
     }
 
+    /// Whether elections may be held on a store whose tokens are
+    /// [weak](crate::backend::TokenStrength::Weak): after a fail-over two may lead.
+    #[must_use]
+    pub fn allow_weak(mut self, yes: bool) -> Self {
+        self.options.allow_weak = yes;
+        self
+    }
+
     /// A name for this application, shown to whoever lists the contenders.
     #[must_use]
     pub fn app(mut self, name: impl Into<String>) -> Self {
@@ -269,7 +134,7 @@ impl ManagerBuilder {
     }
 
     /// Takes the options that every store shares from a URL: `ttl`, `connect_timeout`,
-    /// `max_waiters`, `max_hold`, `lock_delay`, `fail_fast`.
+    /// `max_waiters`, `max_hold`, `lock_delay`, `fail_fast`, `allow_weak`.
     ///
     /// # Errors
     ///
@@ -283,6 +148,7 @@ impl ManagerBuilder {
         options.max_hold = url.take_duration("max_hold")?.or(options.max_hold);
         options.lock_delay = url.take_duration("lock_delay")?.unwrap_or(options.lock_delay);
         options.fail_fast = url.take_bool("fail_fast")?.unwrap_or(options.fail_fast);
+        options.allow_weak = url.take_bool("allow_weak")?.unwrap_or(options.allow_weak);
         Ok(self)
     }
 
@@ -314,7 +180,7 @@ impl ManagerBuilder {
         let chance = Chance::new(self.seed);
         let engine = Engine::new(self.backend, self.clock, chance, threads, self.options, holder);
         engine.connect().await?;
-        Ok(LockManager { engine })
+        Ok(LockManager::new(engine))
     }
 
     fn check(&self) -> Result<()> {
