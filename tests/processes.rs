@@ -48,6 +48,7 @@ macro_rules! on_every_store {
 on_every_store! {
     a_holder_stopped_past_its_ttl_sees_the_loss_at_its_first_look
     a_killed_holders_lock_is_free_within_its_ttl
+    a_killed_leaders_term_ends_within_its_ttl
     a_waiter_killed_in_mid_queue_holds_up_nobody
     an_executor_blocked_for_twice_the_ttl_keeps_its_lock
 }
@@ -100,6 +101,46 @@ async fn a_killed_holders_lock_is_free_within_its_ttl(scene: Scene) {
             last[number] = guard.token().value();
             assert!(last[number] > token);
             guard.release().await.unwrap();
+        }
+    }
+    manager.shutdown(PROMPT).await.unwrap();
+    scene.end().await;
+}
+
+/// Another is elected, in a later term, and observers see it.
+async fn a_killed_leaders_term_ends_within_its_ttl(scene: Scene) {
+    let manager = scene.manager("30s").await;
+    for round in 0..scene.rounds() {
+        let mut leaders = Vec::new();
+        for name in ["a0", "a1", "a2", "a3", "a4"] {
+            let mut leader = scene.worker("2s", name).await;
+            leader.tell("campaign").await;
+            let term = leader.token().await;
+            let election = manager.election(name).unwrap();
+            let mut seen = election.observe();
+            let next = tokio::spawn(async move { election.campaign("next").await });
+            scene.queued(name, 2).await;
+            let first = seen.next().await.unwrap().unwrap().unwrap();
+            assert_eq!((first.term.value(), &*first.value), (term, "worker"));
+            leaders.push((leader, next, seen));
+        }
+        for (mut leader, next, mut seen) in leaders {
+            let killed = Instant::now();
+            leader.signal(Signal::SIGKILL);
+            let elected = timeout(TTL + SLACK, next).await.expect("another is elected in time");
+            let leadership = elected.unwrap().unwrap();
+            println!("round {round}: another leads after {:?}", killed.elapsed());
+            let told = async {
+                loop {
+                    let leader = seen.next().await.unwrap().unwrap();
+                    if let Some(leader) = leader.filter(|leader| leader.value == "next") {
+                        return leader;
+                    }
+                }
+            };
+            let told = timeout(PROMPT, told).await.expect("observers are told");
+            assert_eq!(told.term, leadership.term());
+            leadership.resign().await.unwrap();
         }
     }
     manager.shutdown(PROMPT).await.unwrap();

@@ -123,6 +123,7 @@ where
         let election = self.election.clone();
         let context = election.0.context();
         let mut backoff = context.backoff(context.options.ttl);
+        self.check()?;
         loop {
             let shutdown = self.shutdown.clone();
             let won = tokio::select! {
@@ -133,7 +134,7 @@ where
             match won {
                 Ok(leadership) => {
                     let leadership = Arc::new(leadership);
-                    if self.term(&leadership).await? {
+                    if self.term(&leadership).await {
                         backoff = context.backoff(context.options.ttl);
                     }
                 }
@@ -147,10 +148,12 @@ where
     }
 
     /// Leads for one term; whether it was a long one.
-    async fn term(&mut self, leadership: &Arc<Leadership>) -> Result<bool> {
+    async fn term(&mut self, leadership: &Arc<Leadership>) -> bool {
         let (term, hold) = (leadership.watched(), leadership.hold());
         let context = hold.context();
-        let grace = self.grace(leadership)?;
+        let grace = self.stop_grace.unwrap_or(context.options.ttl / 10);
+        // Another session than the one that was checked may be worth less.
+        let grace = grace.min(hold.session().spare(context));
         (self.on_transition)(Transition::Elected(leadership.term()));
         let (shutdown, closing) = (self.shutdown.clone(), leadership.engine().closing.clone());
         let unwanted = async move {
@@ -180,23 +183,24 @@ where
         // Whoever shares the leadership may wait for its end.
         hold.tell();
         (self.on_transition)(transition);
-        Ok(long)
+        long
     }
 
-    /// How long the work is given to stop.
-    fn grace(&self, leadership: &Leadership) -> Result<Duration> {
-        let hold = leadership.hold();
-        let context = hold.context();
-        let grace = self.stop_grace.unwrap_or(context.options.ttl / 10);
-        let longest = hold.session().spare(context);
-        if self.stop_grace.is_some() && grace > longest {
-            let error = context.error(ErrorKind::Invalid, "run");
-            return Err(error.with_key(leadership.name().as_str()).with_detail(format!(
-                "a stop_grace of {grace:?} is longer than what is left when one renewal has failed; \
-                 accepted is up to {longest:?} with this store and ttl; nothing is led"
-            )));
+    /// Refuses a grace that each late renewal would use up.
+    fn check(&self) -> Result<()> {
+        let engine = &self.election.0.engine;
+        let (Some(grace), Some(session)) = (self.stop_grace, engine.sessions.present()) else {
+            return Ok(());
+        };
+        let longest = session.spare(&engine.context);
+        if grace <= longest {
+            return Ok(());
         }
-        Ok(grace.min(longest))
+        let error = engine.context.error(ErrorKind::Invalid, "run");
+        Err(error.with_key(self.election.name().as_str()).with_detail(format!(
+            "a stop_grace of {grace:?} is longer than what is left when one renewal has failed; \
+             accepted is up to {longest:?} with this store and ttl; nobody was asked"
+        )))
     }
 
     /// Whether the next campaign may succeed although this one failed.
