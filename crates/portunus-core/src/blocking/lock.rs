@@ -7,8 +7,10 @@ use pollster::FutureExt;
 use super::guard::Guard;
 use crate::error::Result;
 use crate::guard::{Counted, Shared};
+use crate::lock;
 use crate::name::LockName;
-use crate::{lock, rwlock, semaphore};
+use crate::rwlock;
+use crate::semaphore;
 
 /// [`Lock`](lock::Lock) for threads.
 #[derive(Clone, Debug)]

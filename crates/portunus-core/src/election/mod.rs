@@ -26,7 +26,7 @@ pub use self::run::{Run, Transition};
 /// # Algorithm
 ///
 /// The queue recipe of the store, as for [`Lock`](crate::lock::Lock): one candidate is woken for
-/// each change (Hunt et al., *ZooKeeper*, USENIX ATC 2010, §2.4). The term is what Burrows,
+/// each change (Hunt et al., USENIX ATC 2010, §2.4). The term is what Burrows,
 /// *Chubby* (OSDI 2006), §2.4, calls a sequencer.
 #[derive(Clone, Debug)]
 pub struct Election(Handle);
