@@ -20,6 +20,8 @@ impl Etcd {
 }
 
 impl Raw for Etcd {
+    const TRIPS: u64 = 2;
+
     async fn pair(&mut self) -> Result<()> {
         let key = format!("portunus-bench-raw/{:x}", self.lease);
         let absent = Compare::create_revision(&*key, CompareOp::Equal, 0);

@@ -10,6 +10,8 @@
 
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+mod recipes;
 #[cfg(feature = "zookeeper")]
 mod zookeeper;
 
@@ -52,6 +54,9 @@ fn hosts(store: &str, variable: &str) -> Option<String> {
 
 /// A lock made by hand with the same client library.
 trait Raw {
+    /// How many round trips it is.
+    const TRIPS: u64;
+
     /// One acquire and release.
     async fn pair(&mut self) -> Result<()>;
 }
@@ -73,7 +78,8 @@ impl Store<'_> {
     ) -> Result<()> {
         let Self { name, ttl, hosts, .. } = self;
         let url = format!("{name}://{hosts}?ttl={ttl}s&namespace=portunus-bench");
-        self.pair(runtime, connect, &url)?;
+        self.pair(runtime, &connect, &url)?;
+        runtime.block_on(async { self.recipes(connect().await?, &url).await })?;
         runtime.block_on(self.hand_over(&url))?;
         runtime.block_on(self.held(&url))
     }

@@ -18,6 +18,8 @@ impl ZooKeeper {
 }
 
 impl Raw for ZooKeeper {
+    const TRIPS: u64 = 3;
+
     async fn pair(&mut self) -> Result<()> {
         let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
         let prefix = format!("{PARENT}/lock-");
