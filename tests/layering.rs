@@ -16,7 +16,7 @@ const RANKS: [&[&str]; 17] = [
     &["tls"],
     &["backend"],
     &["chance", "loss", "mutant", "sync"],
-    &["queue"],
+    &["joint", "queue"],
     &["memory"],
     &["keeper"],
     &["guard"],

@@ -20,6 +20,7 @@ mod loss;
 mod mutant;
 mod sync;
 
+pub mod joint;
 pub mod queue;
 
 pub mod memory;

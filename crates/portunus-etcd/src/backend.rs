@@ -19,6 +19,7 @@ use crate::error::{Effect, STORE};
 use crate::layout::{Keys, is_by, text, value};
 use crate::news::{Changes, Wake};
 use crate::queue::Queue;
+use crate::readers::Readers;
 use crate::renew::Renewals;
 use crate::rewrite::is_marked;
 use crate::slots::Slots;
@@ -41,6 +42,7 @@ pub struct Etcd {
     sessions: Store,
     renewals: Renewals,
     watches: Watches,
+    pub(crate) readers: Readers,
     slots: Slots,
 }
 
@@ -69,26 +71,15 @@ impl Etcd {
             sessions: Store::new(Arc::clone(&renewals), horizon),
             renewals: Renewals::new(renewals),
             watches: Watches::new(requests),
+            readers: Readers::default(),
             slots: Slots::default(),
             config,
         })
     }
 
     /// How many of the newest entries an exclusive attempt needs to know; 0 for all.
-    fn limit(&self, mode: Mode, limit: i64) -> i64 {
+    pub(crate) fn limit(&self, mode: Mode, limit: i64) -> i64 {
         if mode == Mode::Exclusive && self.keys.is_exact() { limit } else { 0 }
-    }
-
-    /// Confirms that the entry stands; the revision at which it did.
-    async fn stands(&self, attempt: &Attempt, entry: &EntryId) -> Result<Option<u64>> {
-        let read = || TxnOp::get(&*entry.key, Some(GetOptions::new().with_keys_only()));
-        let txn = Txn::new()
-            .when([created_at(&entry.key, entry.position)])
-            .and_then([read()])
-            .or_else([read()]);
-        let name = Some(attempt.name.as_str());
-        let answer = self.store.txn("changed", name, Effect::Read, txn).await?;
-        Ok(answer.succeeded.then_some(answer.revision))
     }
 }
 
@@ -169,6 +160,7 @@ impl LockBackend for Etcd {
         let name = Some(attempt.name.as_str());
         let lease = PutOptions::new().with_lease(lease(session)?);
         let record = value(attempt.id, &attempt.record());
+        let window = self.window(attempt.mode);
         let enter_if = |free: Option<Compare>| {
             let mut when = vec![created_at(&own, 0), created_at(&ended, 0)];
             when.extend(free);
@@ -181,7 +173,7 @@ impl LockBackend for Etcd {
                 .when(when)
                 .and_then([
                     TxnOp::put(&*own, &*record, Some(lease.clone())),
-                    newest(&prefix, self.limit(attempt.mode, 2), 0),
+                    newest(&prefix, window, 0),
                 ])
                 .or_else(otherwise)
         };
@@ -193,7 +185,8 @@ impl LockBackend for Etcd {
             let position = revision(kv.create_revision())?;
             let entry = EntryId { key: Arc::clone(&own), position };
             let turn = queue.turn(&kvs, &entry, attempt.mode, answer.revision)?;
-            Ok(Entered::Queued { entry, turn })
+            let whole = window == 0 || i64::try_from(kvs.len()).is_ok_and(|count| count < window);
+            Ok::<_, Error>((entry, turn, whole))
         };
         let nobody = || Compare::create_revision(&*prefix, CompareOp::Equal, 0).with_prefix();
         let mut free = attempt.try_only.then(nobody);
@@ -201,7 +194,15 @@ impl LockBackend for Etcd {
             let txn = enter_if(free.take());
             let mut answer = self.store.txn("enter", name, Effect::Write, txn).await?;
             if answer.succeeded {
-                return queued(answer);
+                let (entry, turn, whole) = queued(answer)?;
+                let turn = match (attempt.mode, &turn) {
+                    // Behind readers alone, as far as was read; these may be waiting themselves.
+                    (Mode::Shared, Turn::Held { .. }) if !whole => {
+                        self.look(session, attempt, &entry).await?
+                    }
+                    _ => turn,
+                };
+                return Ok(Entered::Queued { entry, turn });
             }
             if let Some(kv) = answer.kvs()?.first() {
                 if !is_by(attempt.id, kv) {
@@ -242,7 +243,8 @@ impl LockBackend for Etcd {
         // Whoever came later is of no interest. Revision 1 is the empty store's.
         let before = match attempt.mode {
             Mode::Exclusive => entry.position.saturating_sub(1).max(1),
-            Mode::Shared | Mode::Permit { .. } => entry.position,
+            Mode::Shared => return self.look_together(attempt, entry, prefix).await,
+            Mode::Permit { .. } => entry.position,
         };
         // Both halves of a grant in one linearizable step: the entry stands, and none before it.
         let txn = Txn::new().when([created_at(&entry.key, entry.position)]).and_then([newest(

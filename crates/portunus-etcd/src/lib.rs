@@ -9,6 +9,7 @@ mod news;
 mod observer;
 mod probe;
 mod queue;
+mod readers;
 mod renew;
 mod rewrite;
 mod session;

@@ -105,7 +105,7 @@ impl<'a> Queue<'a> {
     }
 }
 
-fn id(kv: &KeyValue) -> Result<EntryId> {
+pub(crate) fn id(kv: &KeyValue) -> Result<EntryId> {
     Ok(EntryId { key: text(kv.key()), position: revision(kv.create_revision())? })
 }
 

@@ -1,4 +1,4 @@
-//! Writes to an entry that stands: it keeps its key, its place and its lease.
+//! An entry that stands, and writes to it: it keeps its key, its place and its lease.
 
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp};
 use portunus_core::backend::{Attempt, EntryId, Record, Turn};
@@ -10,6 +10,18 @@ use crate::layout::{is_by, value};
 use crate::store::created_at;
 
 impl Etcd {
+    /// Confirms that the entry stands; the revision at which it did.
+    pub(crate) async fn stands(&self, attempt: &Attempt, entry: &EntryId) -> Result<Option<u64>> {
+        let read = || TxnOp::get(&*entry.key, Some(GetOptions::new().with_keys_only()));
+        let txn = Txn::new()
+            .when([created_at(&entry.key, entry.position)])
+            .and_then([read()])
+            .or_else([read()]);
+        let name = Some(attempt.name.as_str());
+        let answer = self.store.txn("changed", name, Effect::Read, txn).await?;
+        Ok(answer.succeeded.then_some(answer.revision))
+    }
+
     /// Changes what an entry says about itself, if it still stands.
     ///
     /// The write compares that nothing changed since the entry was read. So it takes nothing back

@@ -21,7 +21,10 @@ impl Store {
         // from the past, the write decides.
         let read = self.try_txn(Effect::Read, Txn::new().and_then([get()])).await;
         let read = read.map_err(|fault| fault.into_error(operation, Some(&key)))?;
-        let read = read.ok().map(|mut answer| Ok::<_, Error>((answer.kvs()?, answer.cluster))).transpose()?;
+        let read = read
+            .ok()
+            .map(|mut answer| Ok::<_, Error>((answer.kvs()?, answer.cluster)))
+            .transpose()?;
         let (kvs, cluster) = match read {
             Some((kvs, cluster)) if !kvs.is_empty() => (kvs, cluster),
             _ => {

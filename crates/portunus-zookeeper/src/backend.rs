@@ -21,6 +21,7 @@ use crate::error::{Effect, Fault, STORE};
 use crate::layout::is_entry;
 use crate::observer::{Reader, list};
 use crate::queue::{Queue, Strangers};
+use crate::readers::Readers;
 use crate::session::{LiveSession, Sessions, confirm};
 use crate::slots::{Entering, Own, Slots};
 use crate::store::{Store, zxid};
@@ -40,6 +41,7 @@ pub struct ZooKeeper {
     pub(crate) sessions: Sessions,
     pub(crate) strangers: Strangers,
     pub(crate) reader: Reader,
+    pub(crate) readers: Readers,
     pub(crate) slots: Slots,
 }
 
@@ -56,6 +58,7 @@ impl ZooKeeper {
             sessions: Sessions::default(),
             strangers: Strangers::default(),
             reader: Reader::default(),
+            readers: Readers::default(),
             slots: Slots::default(),
         })
     }
@@ -222,6 +225,11 @@ impl LockBackend for ZooKeeper {
             return Ok(Turn::Lost);
         }
         let known = self.slots.own(attempt.id).filter(|own| own.entry == *entry);
+        if let (Mode::Shared, Some(own)) = (attempt.mode, &known) {
+            let children = self.list_together(session.id, &live, attempt, &parent).await?;
+            let turn = Queue::new(&parent, &self.strangers).turn(&children, own)?;
+            return self.check_blockers(&live, attempt, turn).await;
+        }
         let ask = |client: Client| {
             let (parent, known) = (&parent, known.clone());
             async move {

@@ -11,6 +11,7 @@ mod layout;
 mod observer;
 mod probe;
 mod queue;
+mod readers;
 mod rewrite;
 mod session;
 mod slots;

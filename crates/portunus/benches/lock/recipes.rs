@@ -2,8 +2,9 @@
 
 use super::{Raw, Result, Store, WAITERS, micros, nanos, spread};
 use hdrhistogram::Histogram;
-use portunus::LockManager;
+use portunus::{LockManager, RwLock, SharedGuard};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 impl Store<'_> {
@@ -51,40 +52,41 @@ impl Store<'_> {
         end(managers).await
     }
 
-    /// 100 readers in one process, beside one.
+    /// 100 readers in one process, beside one: those who come to a lock that nobody holds, and those
+    /// whom a writer lets in.
     async fn readers(&self, url: &str) -> Result<()> {
         let manager = portunus::connect(url).await?;
         let lock = manager.rwlock("readers")?;
-        let (mut times, mut ratios) = (Vec::new(), Vec::new());
+        let (mut come, mut woken) = (Crowd::default(), Crowd::default());
         for _ in 0..ROUNDS {
-            let mut one = Histogram::<u64>::new(3)?;
-            let mut all = Histogram::<u64>::new(3)?;
+            let mut times = [(); 4].map(|()| Histogram::<u64>::new(3).expect("3 is a precision"));
             for _ in 0..TERMS {
-                let begun = Instant::now();
-                let reader = lock.read().await?;
-                one.record(nanos(begun))?;
-                reader.release().await?;
-                let begun = Instant::now();
-                let reading: Vec<_> = (0..READERS)
-                    .map(|_| {
-                        let lock = lock.clone();
-                        tokio::spawn(async move { lock.read().await })
-                    })
-                    .collect();
-                let mut readers = Vec::with_capacity(READERS);
-                for reading in reading {
-                    readers.push(reading.await??);
-                }
-                all.record(nanos(begun))?;
-                for reader in readers {
-                    reader.release().await?;
+                for (times, count) in times.chunks_mut(2).zip([1, READERS]) {
+                    let begun = Instant::now();
+                    let readers = all(read(&lock, count)).await?;
+                    times[0].record(nanos(begun))?;
+                    release(readers).await?;
+                    let writer = lock.write().await?;
+                    let reading = read(&lock, count);
+                    while manager.contenders("readers").await?.len() <= count {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    // They look once more when their watch stands.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let begun = Instant::now();
+                    let (released, readers) = tokio::join!(writer.release(), all(reading));
+                    times[1].record(nanos(begun))?;
+                    released?;
+                    release(readers?).await?;
                 }
             }
-            times.push(micros(&all, 0.5));
-            ratios.push(micros(&all, 0.5) / micros(&one, 0.5));
+            let [one_comes, one_is_woken, all_come, all_are_woken] = &times;
+            come.note(one_comes, all_come);
+            woken.note(one_is_woken, all_are_woken);
         }
         println!("{}: {READERS} readers acquire together, p50 of {TERMS}", self.name);
-        println!("  {} µs, {} times one reader", spread(times, 0), spread(ratios, 2));
+        come.print("come to a free lock");
+        woken.print("are let in by a writer");
         end([manager]).await
     }
 
@@ -117,6 +119,52 @@ impl Store<'_> {
         println!("  {cost:.2} requests of all kinds per release");
         end([manager]).await
     }
+}
+
+/// What many take, and how many times what one takes.
+#[derive(Default)]
+struct Crowd {
+    times: Vec<f64>,
+    ratios: Vec<f64>,
+}
+
+impl Crowd {
+    fn note(&mut self, one: &Histogram<u64>, all: &Histogram<u64>) {
+        self.times.push(micros(all, 0.5));
+        self.ratios.push(micros(all, 0.5) / micros(one, 0.5));
+    }
+
+    fn print(self, title: &str) {
+        let Self { times, ratios } = self;
+        println!("  {title:<24} {} µs, {} times one reader", spread(times, 0), spread(ratios, 2));
+    }
+}
+
+type Reading = JoinHandle<portunus::Result<SharedGuard>>;
+
+fn read(lock: &RwLock, count: usize) -> Vec<Reading> {
+    let reading = (0..count).map(|_| {
+        let lock = lock.clone();
+        tokio::spawn(async move { lock.read().await })
+    });
+    reading.collect()
+}
+
+async fn all(reading: Vec<Reading>) -> Result<Vec<SharedGuard>> {
+    let mut readers = Vec::with_capacity(reading.len());
+    for reading in reading {
+        readers.push(reading.await??);
+    }
+    Ok(readers)
+}
+
+async fn release(readers: Vec<SharedGuard>) -> Result<()> {
+    let released: Vec<_> =
+        readers.into_iter().map(|reader| tokio::spawn(reader.release())).collect();
+    for released in released {
+        released.await??;
+    }
+    Ok(())
 }
 
 async fn end(managers: impl IntoIterator<Item = LockManager>) -> Result<()> {

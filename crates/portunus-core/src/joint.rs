@@ -1,0 +1,177 @@
+//! Reads that are joined: those of one thing that are ready while one is under way share the next.
+//!
+//! A hundred readers who are woken together ask the same question. What was asked after a call began
+//! answers that call, so all who ask while a request is under way may share the one that follows it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+
+use crate::error::Result;
+
+/// Reads by what they read. A backend keeps one for each kind.
+pub struct Joint<K, T: Clone> {
+    latest: Mutex<HashMap<K, Latest<T>>>,
+}
+
+struct Latest<T: Clone> {
+    begun: Arc<AtomicBool>,
+    read: WeakShared<Reading<T>>,
+}
+
+type Reading<T> = BoxFuture<'static, Result<T>>;
+
+impl<K, T> Joint<K, T>
+where
+    K: Clone + Eq + Hash,
+    T: Clone + Send + Sync + 'static,
+{
+    /// Returns the answer to a request that was sent after this call: one that waits to be sent
+    /// already, or else `request`, as soon as the one under way has ended.
+    ///
+    /// # Errors
+    ///
+    /// Those of the request, told to all who share it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a request goes on as long as one of those who share it waits for it.
+    pub async fn read<F>(&self, key: K, request: impl FnOnce() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let answer = self.join(&key, request).await;
+        let mut latest = self.latest();
+        if latest.get(&key).is_some_and(|latest| latest.read.upgrade().is_none_or(is_over)) {
+            latest.remove(&key);
+        }
+        answer
+    }
+
+    fn join<F>(&self, key: &K, request: impl FnOnce() -> F) -> Shared<Reading<T>>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let mut latest = self.latest();
+        let last = latest.get(key).map(|last| (&last.begun, last.read.upgrade()));
+        let under_way = match last {
+            Some((begun, Some(read))) if !begun.load(Ordering::Acquire) => return read,
+            Some((_, read)) => read,
+            None => None,
+        };
+        let begun = Arc::new(AtomicBool::new(false));
+        let (begins, request) = (Arc::clone(&begun), request());
+        let read = async move {
+            if let Some(before) = under_way {
+                drop(before.await);
+            }
+            begins.store(true, Ordering::Release);
+            request.await
+        };
+        let read = read.boxed().shared();
+        if let Some(weak) = read.downgrade() {
+            latest.insert(key.clone(), Latest { begun, read: weak });
+        }
+        read
+    }
+
+    fn latest(&self) -> MutexGuard<'_, HashMap<K, Latest<T>>> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_over<T: Clone>(read: Shared<Reading<T>>) -> bool {
+    read.peek().is_some()
+}
+
+impl<K, T: Clone> Default for Joint<K, T> {
+    fn default() -> Self {
+        Self { latest: Mutex::default() }
+    }
+}
+
+impl<K, T: Clone> fmt::Debug for Joint<K, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Joint").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::error::{Error, ErrorKind};
+    use futures_util::future::{join_all, poll_immediate};
+    use std::pin::pin;
+    use std::sync::atomic::AtomicUsize;
+    use tokio::sync::Semaphore;
+
+    /// A store that answers when it is let, with the number of the request.
+    struct Asked {
+        count: Arc<AtomicUsize>,
+        answers: Arc<Semaphore>,
+    }
+
+    impl Asked {
+        fn new() -> Self {
+            Self { count: Arc::default(), answers: Arc::new(Semaphore::new(0)) }
+        }
+
+        async fn ask(&self, joint: &Joint<&'static str, usize>) -> Result<usize> {
+            let (count, answers) = (Arc::clone(&self.count), Arc::clone(&self.answers));
+            let request = || async move {
+                let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+                answers.acquire().await.expect("it is never closed").forget();
+                Ok(number)
+            };
+            joint.read("a", request).await
+        }
+    }
+
+    #[tokio::test]
+    async fn all_who_ask_during_one_request_share_the_next() {
+        let (joint, asked) = (Joint::default(), Asked::new());
+        let mut first = pin!(asked.ask(&joint));
+        assert!(poll_immediate(first.as_mut()).await.is_none());
+        let mut rest = pin!(join_all((0..99).map(|_| asked.ask(&joint))));
+        assert!(poll_immediate(rest.as_mut()).await.is_none());
+        assert_eq!(asked.count.load(Ordering::Relaxed), 1);
+        asked.answers.add_permits(2);
+        // Not the one that was sent before they asked.
+        assert!(rest.await.into_iter().all(|answer| answer.unwrap() == 2));
+        assert_eq!(first.await.unwrap(), 1);
+        assert!(joint.latest().is_empty());
+        asked.answers.add_permits(1);
+        assert_eq!(asked.ask(&joint).await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn one_who_gives_up_takes_nothing_from_the_others() {
+        let (joint, asked) = (Joint::default(), Asked::new());
+        let mut first = Box::pin(asked.ask(&joint));
+        assert!(poll_immediate(first.as_mut()).await.is_none());
+        let mut second = Box::pin(asked.ask(&joint));
+        assert!(poll_immediate(second.as_mut()).await.is_none());
+        let mut third = Box::pin(asked.ask(&joint));
+        assert!(poll_immediate(third.as_mut()).await.is_none());
+        drop((first, second));
+        asked.answers.add_permits(2);
+        assert_eq!(third.await.unwrap(), 2);
+        assert!(joint.latest().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_to_all_and_not_kept() {
+        let joint = Joint::<&str, usize>::default();
+        let fail = || async { Err(Error::new(ErrorKind::Unavailable, "store", "read")) };
+        let told = join_all((0..3).map(|_| joint.read("a", fail))).await;
+        assert!(told.iter().all(|answer| answer.is_err()));
+        assert_eq!(joint.read("a", || async { Ok(7) }).await.unwrap(), 7);
+    }
+}

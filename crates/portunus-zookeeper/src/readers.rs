@@ -1,0 +1,52 @@
+//! Readers, who are woken in crowds: those of one lock read its queue together.
+
+use std::sync::Arc;
+
+use futures_util::future::join;
+use portunus_core::backend::{Attempt, SessionId};
+use portunus_core::error::Result;
+use portunus_core::joint::Joint;
+use zookeeper_client::{Client, Error as ClientError};
+
+use crate::backend::ZooKeeper;
+use crate::error::{Effect, Fault};
+use crate::session::{LiveSession, confirm};
+
+/// Children of queues, by the session that reads them and the queue's node.
+pub(crate) type Readers = Joint<(SessionId, String), Arc<Vec<String>>>;
+
+impl ZooKeeper {
+    /// Lists a queue as the ensemble knows it, together with the other readers of this session.
+    ///
+    /// A write by the session first, which only a quorum confirms: the listing, which the server
+    /// answers after it, shows all that had been done when this call began. A reader that stands in
+    /// it, behind no writer, has both halves of a grant.
+    pub(crate) async fn list_together(
+        &self,
+        session: SessionId,
+        live: &Arc<LiveSession>,
+        attempt: &Attempt,
+        parent: &str,
+    ) -> Result<Arc<Vec<String>>> {
+        let key = (session, parent.to_owned());
+        let (live, name, parent) = (Arc::clone(live), attempt.name.clone(), parent.to_owned());
+        let list = || async move {
+            let (node, parent) = (&live.node, &parent);
+            let ask = |client: Client| async move {
+                // Both are sent at once; the server keeps their order.
+                let lives = confirm(client.clone(), node);
+                let (lives, children) = join(lives, client.list_children(parent)).await;
+                match (lives?, children) {
+                    (false, _) => Ok(None),
+                    (true, Err(ClientError::NoNode)) => Ok(Some(Vec::new())),
+                    (true, children) => children.map(Some),
+                }
+            };
+            let listed = live.endpoints.run(Effect::Read, ask).await;
+            let failed = |fault: Fault| fault.into_error("look", Some(name.as_str()));
+            let children = listed.and_then(|children| children.ok_or_else(Fault::lost));
+            children.map(Arc::new).map_err(failed)
+        };
+        self.readers.read(key, list).await
+    }
+}
