@@ -2,48 +2,18 @@
 
 #![cfg(unix)]
 
-use std::fmt::Debug;
+mod stage;
+
 use std::process::Stdio;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use portunus::LockManager;
-use portunus_testkit::cluster::{Access, Etcd, ZooKeeper};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
-/// The shortest that etcd grants.
-const TTL: Duration = Duration::from_secs(2);
-/// Both stores look for what expired each half second, at most; the rest is for a busy machine.
-const SLACK: Duration = Duration::from_millis(1500);
-/// How long that may take which needs a few round trips.
-const PROMPT: Duration = Duration::from_secs(3);
-
-/// Makes each test once for each store.
-macro_rules! on_every_store {
-    ($($test:ident)+) => {
-        mod etcd {
-            $(
-                #[tokio::test]
-                #[ignore = "needs a cluster: `cargo xtask test etcd`"]
-                async fn $test() {
-                    super::$test(super::Scene::etcd().await).await;
-                }
-            )+
-        }
-        mod zookeeper {
-            $(
-                #[tokio::test]
-                #[ignore = "needs a cluster: `cargo xtask test zookeeper`"]
-                async fn $test() {
-                    super::$test(super::Scene::zookeeper().await).await;
-                }
-            )+
-        }
-    };
-}
+use stage::{PROMPT, SLACK, Scene, TTL, on_every_store};
 
 on_every_store! {
     a_holder_stopped_past_its_ttl_sees_the_loss_at_its_first_look
@@ -80,7 +50,7 @@ async fn a_holder_stopped_past_its_ttl_sees_the_loss_at_its_first_look(scene: Sc
 async fn a_killed_holders_lock_is_free_within_its_ttl(scene: Scene) {
     let manager = scene.manager("30s").await;
     let mut last = [0; 5];
-    for round in 0..scene.rounds() {
+    for round in 0..rounds() {
         let mut holders = Vec::new();
         for (number, last) in last.iter().enumerate() {
             let name = format!("a{number}");
@@ -110,7 +80,7 @@ async fn a_killed_holders_lock_is_free_within_its_ttl(scene: Scene) {
 /// Another is elected, in a later term, and observers see it.
 async fn a_killed_leaders_term_ends_within_its_ttl(scene: Scene) {
     let manager = scene.manager("30s").await;
-    for round in 0..scene.rounds() {
+    for round in 0..rounds() {
         let mut leaders = Vec::new();
         for name in ["a0", "a1", "a2", "a3", "a4"] {
             let mut leader = scene.worker("2s", name).await;
@@ -185,44 +155,14 @@ async fn an_executor_blocked_for_twice_the_ttl_keeps_its_lock(scene: Scene) {
     scene.end().await;
 }
 
-/// A store with the cluster alone.
-struct Scene {
-    store: Store,
-    /// Looks at queues, with a session of its own.
-    observer: LockManager,
-}
-
-enum Store {
-    Etcd(Access<Etcd>),
-    ZooKeeper(Access<ZooKeeper>),
-}
-
 impl Scene {
-    async fn etcd() -> Self {
-        Self::open(Store::Etcd(Etcd::exclusive().await.unwrap())).await
-    }
-
-    async fn zookeeper() -> Self {
-        Self::open(Store::ZooKeeper(ZooKeeper::exclusive().await.unwrap())).await
-    }
-
-    async fn open(store: Store) -> Self {
-        let observer = portunus::connect(store.url("30s")).await.unwrap();
-        Self { store, observer }
-    }
-
-    /// How often to kill five holders: once, or as often as `PORTUNUS_KILLS` says.
-    fn rounds(&self) -> u32 {
-        std::env::var("PORTUNUS_KILLS").map_or(1, |rounds| rounds.parse().unwrap())
-    }
-
     async fn manager(&self, ttl: &str) -> LockManager {
-        portunus::connect(self.store.url(ttl)).await.unwrap()
+        portunus::connect(self.url(ttl)).await.unwrap()
     }
 
     async fn worker(&self, ttl: &str, name: &str) -> Worker {
         let mut child = Command::new(env!("CARGO_BIN_EXE_portunus-test-worker"))
-            .args([self.store.url(ttl).as_str(), name])
+            .args([self.url(ttl).as_str(), name])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -234,58 +174,11 @@ impl Scene {
         assert_eq!(worker.line().await, "ready");
         worker
     }
-
-    /// Waits until `count` entries stand in the queue of a lock.
-    async fn queued(&self, name: &str, count: usize) {
-        eventually(&format!("{count} entries"), async || {
-            let found = self.observer.contenders(name).await.unwrap();
-            if found.len() == count { Ok(()) } else { Err(found) }
-        })
-        .await;
-    }
-
-    /// Fails when an entry or a session is left.
-    async fn end(self) {
-        self.observer.shutdown(PROMPT).await.unwrap();
-        eventually("nothing left", async || {
-            let left = self.store.left().await;
-            if left.is_empty() { Ok(()) } else { Err(left) }
-        })
-        .await;
-    }
 }
 
-impl Store {
-    fn url(&self, ttl: &str) -> String {
-        let (scheme, endpoints) = match self {
-            Self::Etcd(etcd) => ("etcd", etcd.endpoints()),
-            Self::ZooKeeper(zookeeper) => ("zookeeper", zookeeper.endpoints()),
-        };
-        format!("{scheme}://{}?ttl={ttl}", endpoints.join(","))
-    }
-
-    /// Entries and sessions, a line each.
-    async fn left(&self) -> Vec<String> {
-        match self {
-            Self::Etcd(etcd) => {
-                let keys = etcd.etcdctl(0, &["get", "--prefix", "--keys-only", ""]).await.unwrap();
-                let leases = etcd.etcdctl(0, &["lease", "list"]).await.unwrap();
-                let lines = keys.stdout.lines().chain(leases.stdout.lines());
-                let fine = ["", "found 0 leases", "portunus/.incarnation"];
-                lines.filter(|line| !fine.contains(line)).map(str::to_owned).collect()
-            }
-            Self::ZooKeeper(zookeeper) => {
-                let leader = zookeeper.leader().await.unwrap();
-                let dump = zookeeper.ask(leader, "dump").await.unwrap();
-                let lines = dump.lines().map(str::trim);
-                // Each ephemeral node, and each session with the moment at which it expires.
-                lines
-                    .filter(|line| line.starts_with("0x") || line.starts_with('/'))
-                    .map(str::to_owned)
-                    .collect()
-            }
-        }
-    }
+/// How often to kill five holders: once, or as often as `PORTUNUS_KILLS` says.
+fn rounds() -> u32 {
+    std::env::var("PORTUNUS_KILLS").map_or(1, |rounds| rounds.parse().unwrap())
 }
 
 /// A process that runs `worker.rs`; killed when dropped.
@@ -328,19 +221,5 @@ impl Worker {
     fn signal(&mut self, signal: Signal) {
         let pid = self.child.id().expect("it was not awaited").try_into().unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
-    }
-}
-
-/// Asks again and again until the answer is `Ok`; fails with the last `Err` after a while.
-async fn eventually<E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result<(), E>) {
-    let began = Instant::now();
-    loop {
-        match ask().await {
-            Ok(()) => return,
-            Err(last) if began.elapsed() > Duration::from_secs(40) => {
-                panic!("not in time: {what}; last seen: {last:?}")
-            }
-            Err(_) => sleep(Duration::from_millis(10)).await,
-        }
     }
 }
