@@ -1,6 +1,6 @@
 //! The futures of this library need no particular runtime, and a guard no particular thread.
 
-use portunus::{Ran, Released, connect};
+use portunus::{CancellationToken, Ran, Released, connect};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake};
@@ -42,4 +42,23 @@ fn a_bare_executor_will_do() {
     let guard = waiter.join().unwrap();
     thread::spawn(move || drop(guard)).join().unwrap();
     assert_eq!(block_on(manager.shutdown(Duration::from_secs(5))).unwrap(), 0);
+}
+
+/// The work of a leader runs where it is awaited: nothing is spawned on a runtime.
+#[test]
+fn an_election_runs_on_a_bare_executor() {
+    let election = block_on(connect("memory:")).unwrap().election("a").unwrap();
+    let shutdown = CancellationToken::new();
+    let own = thread::current().id();
+    let run = election.run("here", |leadership| {
+        let shutdown = shutdown.clone();
+        async move {
+            assert_eq!(thread::current().id(), own);
+            shutdown.cancel();
+            leadership.cancellation_token().cancelled().await;
+            assert!(leadership.is_held());
+        }
+    });
+    block_on(run.until(shutdown.clone()).into_future()).unwrap();
+    assert!(block_on(election.leader()).unwrap().is_none());
 }

@@ -1,7 +1,8 @@
 //! What a user can get wrong: each is a typed error that says what was wrong and what is accepted.
 //! Nothing hangs, panics or prints a password.
 
-use portunus::{Error, ErrorKind, builder, connect};
+use portunus::backend::LockObserver;
+use portunus::{Error, ErrorKind, LockManager, LossReason, Memory, builder, connect};
 use std::time::Duration;
 
 /// The error of a URL; fails when a password is in it.
@@ -15,11 +16,14 @@ async fn refused(url: &str) -> Error {
 }
 
 async fn assert_refused(url: &str, kind: ErrorKind, words: &[&str]) {
-    let error = refused(url).await;
-    assert_eq!(error.kind(), kind, "{url}: {error:#}");
+    assert_says(&refused(url).await, kind, words);
+}
+
+fn assert_says(error: &Error, kind: ErrorKind, words: &[&str]) {
     let text = format!("{error:#}");
+    assert_eq!(error.kind(), kind, "{text}");
     for word in words {
-        assert!(text.contains(word), "{url}: `{text}` lacks `{word}`");
+        assert!(text.contains(word), "`{text}` lacks `{word}`");
     }
 }
 
@@ -71,6 +75,7 @@ async fn an_option_that_cannot_be_read() {
         assert_refused(&url, ErrorKind::Invalid, &["`ttl`", bad, "`10s`"]).await;
     }
     assert_refused("memory:?fail_fast=yes", ErrorKind::Invalid, &["`true` or `false`"]).await;
+    assert_refused("memory:?allow_weak=1", ErrorKind::Invalid, &["`true` or `false`"]).await;
     assert_refused("memory:?max_waiters=-1", ErrorKind::Invalid, &["a whole number"]).await;
 }
 
@@ -102,6 +107,120 @@ async fn names_that_no_store_could_keep() {
         assert_eq!(manager.contenders(name).await.unwrap_err().kind(), ErrorKind::Invalid);
     }
     manager.lock("x".repeat(512)).unwrap();
+}
+
+#[tokio::test]
+async fn a_limit_of_zero() {
+    let manager = connect("memory:").await.unwrap();
+    let error = manager.semaphore("a", 0).unwrap_err();
+    assert_says(
+        &error,
+        ErrorKind::Invalid,
+        &["semaphore a", "limit is 0", "accepted is 1 or more"],
+    );
+}
+
+#[tokio::test]
+async fn another_limit_than_the_one_in_use_names_both() {
+    let manager = connect("memory:").await.unwrap();
+    let permit = manager.semaphore("a", 2).unwrap().acquire().await.unwrap();
+    let other = manager.semaphore("a", 3).unwrap();
+    for error in [
+        other.acquire().await.unwrap_err(),
+        other.try_acquire().await.unwrap_err(),
+        other.acquire_timeout(Duration::from_secs(1)).await.unwrap_err(),
+    ] {
+        assert_says(&error, ErrorKind::Conflict, &["2", "3"]);
+    }
+    assert_eq!(manager.contenders("a").await.unwrap().len(), 1);
+    assert!(permit.is_held());
+}
+
+#[tokio::test]
+async fn a_semaphore_and_a_lock_on_one_name() {
+    let manager = connect("memory:").await.unwrap();
+    let (lock, semaphore) = (manager.lock("a").unwrap(), manager.semaphore("a", 2).unwrap());
+    let (rwlock, election) = (manager.rwlock("a").unwrap(), manager.election("a").unwrap());
+    let guard = lock.acquire().await.unwrap();
+    for error in
+        [semaphore.acquire().await.unwrap_err(), semaphore.try_acquire().await.unwrap_err()]
+    {
+        assert_says(&error, ErrorKind::Conflict, &["Exclusive", "Permit"]);
+    }
+    assert_eq!(manager.contenders("a").await.unwrap().len(), 1);
+    guard.release().await.unwrap();
+
+    let permit = semaphore.acquire().await.unwrap();
+    for error in [
+        lock.acquire().await.unwrap_err(),
+        lock.try_acquire().await.unwrap_err(),
+        rwlock.read().await.unwrap_err(),
+        rwlock.try_write().await.unwrap_err(),
+        election.campaign("").await.unwrap_err(),
+    ] {
+        assert_says(&error, ErrorKind::Conflict, &["used as Permit", "asked for as"]);
+    }
+    assert_eq!(manager.contenders("a").await.unwrap().len(), 1);
+    assert!(permit.is_held());
+}
+
+#[tokio::test]
+async fn a_set_of_locks_that_cannot_be_had() {
+    let manager = connect("memory:").await.unwrap();
+    let none: [&str; 0] = [];
+    let error = manager.acquire_all(none).await.unwrap_err();
+    assert_says(&error, ErrorKind::Invalid, &["acquire_all", "no name", "one or more"]);
+    let error = manager.try_acquire_all(["b", "a", "b"]).await.unwrap_err();
+    assert_says(&error, ErrorKind::Invalid, &["acquire_all b", "twice", "nothing was queued"]);
+    let error = manager.acquire_all(["a", ""]).await.unwrap_err();
+    assert_says(&error, ErrorKind::Invalid, &["accepted are 1 to 512 bytes"]);
+    for name in ["a", "b"] {
+        assert_eq!(manager.contenders(name).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_long_for_the_store() {
+    let manager = connect("memory:").await.unwrap();
+    let election = manager.election("a").unwrap();
+    let max = manager.capabilities().max_value;
+    let (fits, long) = ("x".repeat(max), "x".repeat(max + 1));
+    let words = [&*max.to_string(), &*(max + 1).to_string(), "nothing was asked of the store"];
+    let error = election.campaign(&*long).await.unwrap_err();
+    assert_says(&error, ErrorKind::Invalid, &words);
+    let error = election.run(&*long, |_| async { panic!("it leads") }).await.unwrap_err();
+    assert_says(&error, ErrorKind::Invalid, &words);
+    assert_eq!(manager.contenders("a").await.unwrap(), []);
+
+    let leadership = election.campaign(&*fits).await.unwrap();
+    let error = leadership.publish(&*long).await.unwrap_err();
+    assert_says(&error, ErrorKind::Invalid, &words);
+    assert_eq!(election.leader().await.unwrap().unwrap().value, fits);
+}
+
+#[tokio::test]
+async fn a_value_published_after_the_loss() {
+    let store = Memory::new();
+    let manager = LockManager::builder(store.clone()).open().await.unwrap();
+    let election = manager.election("a").unwrap();
+    let leadership = election.campaign("here").await.unwrap();
+    let entry = manager.contenders("a").await.unwrap().remove(0).entry;
+    assert!(store.evict(leadership.name(), &entry).await.unwrap());
+    let error = leadership.publish("there").await.unwrap_err();
+    assert_says(&error, ErrorKind::Lost, &["publish"]);
+    let told = tokio::time::timeout(Duration::from_secs(5), leadership.lost()).await;
+    assert_eq!(told.expect("told at once"), LossReason::Evicted);
+    assert_eq!(election.leader().await.unwrap(), None);
+    let error = leadership.publish("there").await.unwrap_err();
+    assert_says(&error, ErrorKind::Lost, &["publish"]);
+}
+
+#[tokio::test]
+async fn work_that_may_take_longer_to_stop_than_the_leadership_lasts() {
+    let manager = connect("memory:?ttl=2s").await.unwrap();
+    let run = manager.election("a").unwrap();
+    let run = run.run("", |_| async { panic!("it leads") }).stop_grace(Duration::from_secs(60));
+    assert_says(&run.await.unwrap_err(), ErrorKind::Invalid, &["stop_grace", "60s", "up to"]);
 }
 
 #[tokio::test]
@@ -166,7 +285,7 @@ mod etcd {
             ("etcd://a?layout=curator", "`verbatim`"),
             ("etcd://a?tls=yes", "`true` or `false`"),
             ("etcds://a?tls=false", "`etcds`"),
-            ("etcd://u:s3cret@a?typo=1", "known are ca, cert, connect_timeout"),
+            ("etcd://u:s3cret@a?typo=1", "known are allow_weak, ca, cert, connect_timeout"),
             ("etcd://u:s3cret@a?ttl=1ms", "ttl"),
         ] {
             assert_refused(url, ErrorKind::Invalid, &[word]).await;
@@ -222,7 +341,7 @@ mod zookeeper {
             ("zookeeper://a?tls=true", "`ca`"),
             ("zookeeper://a?ca=ca.pem", "`tls=true`"),
             ("zookeeper://a?tls=true&ca=ca.pem&cert=a.pem", "`key`"),
-            ("zookeeper://u:s3cret@a?typo=1", "known are acl, ca, cert, connect_timeout"),
+            ("zookeeper://u:s3cret@a?typo=1", "known are acl, allow_weak, ca, cert"),
             ("zookeeper://u:s3cret@a?ttl=1ms", "ttl"),
         ] {
             assert_refused(url, ErrorKind::Invalid, &[word]).await;
