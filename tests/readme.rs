@@ -61,15 +61,18 @@ fn zookeeper() -> Capabilities {
     ZooKeeper::new(config).expect("a backend").capabilities()
 }
 
-/// Only what a user can meet: shared holds and permits have no API yet.
 fn table(stores: &[Capabilities]) -> String {
     type Row = (&'static str, fn(&Capabilities) -> String);
-    let rows: [Row; 7] = [
+    let rows: [Row; 11] = [
         ("", |store| store.store.to_owned()),
         ("waiters get the lock in the order of arrival", |store| yes(store.fifo)),
         ("waiters are woken by the store; else they poll", |store| yes(store.push)),
         ("the fencing token grows", |store| strength(store.strength).to_owned()),
         ("the store frees the lock of a crashed holder", |store| yes(store.crash_release)),
+        ("read/write locks", |store| yes(store.shared)),
+        ("a writer becomes a reader in place", |store| yes(store.convert)),
+        ("semaphores", |store| yes(store.permits)),
+        ("the longest value of a leader", |store| bytes(store.max_value)),
         ("`ttl`, the time that this takes at most", |store| {
             format!("{} to {}", span(store.min_ttl), span(store.max_ttl))
         }),
@@ -96,6 +99,14 @@ fn strength(strength: TokenStrength) -> &'static str {
         TokenStrength::Strong => "always, whatever minority of nodes fails",
         TokenStrength::Durable => "as long as the store keeps what it acknowledged",
         TokenStrength::Weak => "until the store fails over: no basis for a fence",
+    }
+}
+
+fn bytes(number: usize) -> String {
+    if number.is_multiple_of(1024) {
+        format!("{} KiB", number / 1024)
+    } else {
+        format!("{number} bytes")
     }
 }
 

@@ -1,4 +1,10 @@
-//! Chapters for people who choose and run a store.
+//! Chapters for people who choose and run a store, and build services on it.
+
+#[doc = include_str!("../docs/election.md")]
+pub mod election {}
 
 #[doc = include_str!("../docs/etcd_or_zookeeper.md")]
 pub mod etcd_or_zookeeper {}
+
+#[doc = include_str!("../docs/which_lock.md")]
+pub mod which_lock {}
