@@ -108,11 +108,14 @@ async fn write(_term: &FencingToken) {}
 fn tell(transition: Transition) {
     match transition {
         Transition::Elected(term) => println!("elected term {}", term.value()),
-        Transition::Resigned { term, released: Released::Clean } => {
+        Transition::Resigned { term, released: Ok(Released::Clean) } => {
             println!("resigned term {}", term.value());
         }
-        Transition::Resigned { term, released: Released::AlreadyLost(reason) } => {
+        Transition::Resigned { term, released: Ok(Released::AlreadyLost(reason)) } => {
             println!("lost term {}: {reason:?}", term.value());
+        }
+        Transition::Resigned { term, released: Err(error) } => {
+            println!("ended term {}: {error}", term.value());
         }
         Transition::Failed(error) => println!("failed: {error}"),
         other => println!("{other:?}"),

@@ -82,6 +82,12 @@ impl Error {
         self
     }
 
+    /// Names the store, for what was decided without knowing it.
+    pub(crate) fn in_store(mut self, store: &'static str) -> Self {
+        self.0.store = store;
+        self
+    }
+
     /// Returns what the caller can do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -64,12 +64,11 @@ pub fn turn(entries: &[Entry], me: &EntryId) -> Result<Place> {
     let mixed = |entry: &&&Entry| entry.mode != mode && (permits(mode) || permits(entry.mode));
     // One that stands behind it and differs is refused itself, and about to go.
     if let Some(other) = before.first().filter(mixed) {
-        return Err(Error::new(ErrorKind::Conflict, "queue", "turn")
-            .with_key(&*me.key)
-            .with_detail(format!(
-                "this lock is used as {:?} by `{}`, asked for as {mode:?}",
-                other.mode, other.id.key
-            )));
+        return Err(Error::new(ErrorKind::Conflict, "queue", "acquire").with_detail(format!(
+            "the name is used as {}, and was asked for as {mode}; it is the first in the queue \
+             that decides, `{}`",
+            other.mode, other.id.key
+        )));
     }
     Ok(match blockers {
         [] => Place::First,
@@ -139,6 +138,6 @@ mod tests {
         assert_eq!(turn(&entries, &id(2)).unwrap(), behind(&[0, 1]));
         let error = turn(&entries, &id(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
-        assert!(error.to_string().contains("limit: 2") && error.to_string().contains("limit: 3"));
+        assert!(error.to_string().contains("limit 2") && error.to_string().contains("limit 3"));
     }
 }

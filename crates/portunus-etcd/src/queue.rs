@@ -61,7 +61,18 @@ impl<'a> Queue<'a> {
         if !entries.iter().any(|entry| entry.id == *me) {
             entries.push(Entry { id: me.clone(), mode });
         }
-        match queue::turn(&entries, me)? {
+        self.place(&entries, kvs, me, as_of)
+    }
+
+    /// Decides where `me` stands among entries that were read from `kvs` before.
+    pub(crate) fn place(
+        &self,
+        entries: &[Entry],
+        kvs: &[KeyValue],
+        me: &EntryId,
+        as_of: u64,
+    ) -> Result<Turn> {
+        match queue::turn(entries, me)? {
             Place::First => Ok(Turn::Held { token: me.position, expires: Expires::WithSession }),
             Place::Absent => Ok(Turn::Lost),
             Place::Behind(blockers) => match self.foreign(kvs, &blockers) {
@@ -105,7 +116,7 @@ impl<'a> Queue<'a> {
     }
 }
 
-pub(crate) fn id(kv: &KeyValue) -> Result<EntryId> {
+fn id(kv: &KeyValue) -> Result<EntryId> {
     Ok(EntryId { key: text(kv.key()), position: revision(kv.create_revision())? })
 }
 

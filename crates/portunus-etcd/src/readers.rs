@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use etcd_client::{KeyValue, Txn};
-use portunus_core::backend::{Attempt, EntryId, Mode, Turn};
+use portunus_core::backend::{Attempt, Entry, EntryId, Mode, Turn};
 use portunus_core::error::Result;
 use portunus_core::joint::Joint;
 
 use crate::backend::Etcd;
 use crate::error::Effect;
-use crate::queue::{self, Queue};
+use crate::queue::Queue;
 use crate::store::newest;
 
 /// Listings of queues, by their prefix.
@@ -19,6 +19,8 @@ pub(crate) type Readers = Joint<String, Arc<Listing>>;
 #[derive(Debug)]
 pub(crate) struct Listing {
     kvs: Vec<KeyValue>,
+    /// Read once for all.
+    entries: Vec<Entry>,
     revision: u64,
 }
 
@@ -42,19 +44,18 @@ impl Etcd {
         entry: &EntryId,
         prefix: String,
     ) -> Result<Turn> {
-        let (store, name) = (Arc::clone(&self.store), attempt.name.clone());
-        let read = newest(&prefix, 0, 0);
+        let (store, keys) = (Arc::clone(&self.store), self.keys.clone());
+        let (name, of) = (attempt.name.clone(), prefix.clone());
         let list = || async move {
-            let txn = Txn::new().and_then([read]);
+            let txn = Txn::new().and_then([newest(&of, 0, 0)]);
             let mut answer = store.txn("look", Some(name.as_str()), Effect::Read, txn).await?;
-            Ok(Arc::new(Listing { kvs: answer.kvs()?, revision: answer.revision }))
+            let kvs = answer.kvs()?;
+            let entries = Queue::new(&keys, &name, &of).entries(&kvs)?;
+            Ok(Arc::new(Listing { kvs, entries, revision: answer.revision }))
         };
         let listing = self.readers.read(prefix.clone(), list).await?;
-        if !listing.kvs.iter().any(|kv| queue::id(kv).is_ok_and(|id| id == *entry)) {
-            return Ok(Turn::Lost);
-        }
         let queue = Queue::new(&self.keys, &attempt.name, &prefix);
-        queue.turn(&listing.kvs, entry, attempt.mode, listing.revision)
+        queue.place(&listing.entries, &listing.kvs, entry, listing.revision)
     }
 }
 

@@ -133,7 +133,7 @@ async fn a_shutdown_awaits_the_work_and_then_resigns() {
         .stop_grace(SECOND)
         .on_transition(move |transition| match transition {
             Transition::Elected(_) => told("elected"),
-            Transition::Resigned { released: Released::Clean, .. } => told("resigned"),
+            Transition::Resigned { released: Ok(Released::Clean), .. } => told("resigned"),
             other => panic!("{other:?}"),
         })
         .until(shutdown);

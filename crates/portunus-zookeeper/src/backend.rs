@@ -20,7 +20,7 @@ use crate::endpoints::Endpoints;
 use crate::error::{Effect, Fault, STORE};
 use crate::layout::is_entry;
 use crate::observer::{Reader, list};
-use crate::queue::{Queue, Strangers};
+use crate::queue::{self, Queue, Strangers};
 use crate::readers::Readers;
 use crate::session::{LiveSession, Sessions, confirm};
 use crate::slots::{Entering, Own, Slots};
@@ -39,7 +39,7 @@ pub struct ZooKeeper {
     pub(crate) dial: Arc<Dial>,
     pub(crate) store: Store,
     pub(crate) sessions: Sessions,
-    pub(crate) strangers: Strangers,
+    pub(crate) strangers: Arc<Strangers>,
     pub(crate) reader: Reader,
     pub(crate) readers: Readers,
     pub(crate) slots: Slots,
@@ -56,7 +56,7 @@ impl ZooKeeper {
             dial: Arc::new(config.dial()?),
             store: Store::new(config.paths(), config.acls()),
             sessions: Sessions::default(),
-            strangers: Strangers::default(),
+            strangers: Arc::default(),
             reader: Reader::default(),
             readers: Readers::default(),
             slots: Slots::default(),
@@ -226,9 +226,8 @@ impl LockBackend for ZooKeeper {
         }
         let known = self.slots.own(attempt.id).filter(|own| own.entry == *entry);
         if let (Mode::Shared, Some(own)) = (attempt.mode, &known) {
-            let children = self.list_together(session.id, &live, attempt, &parent).await?;
-            let turn = Queue::new(&parent, &self.strangers).turn(&children, own)?;
-            return self.check_blockers(&live, attempt, turn).await;
+            let entries = self.list_together(session.id, &live, attempt, &parent).await?;
+            return self.check_blockers(&live, attempt, queue::turn(&entries, own)?).await;
         }
         let ask = |client: Client| {
             let (parent, known) = (&parent, known.clone());

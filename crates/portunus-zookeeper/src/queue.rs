@@ -48,13 +48,18 @@ impl<'a> Queue<'a> {
 
     /// Decides where an attempt's node stands.
     pub(crate) fn turn(&self, children: &[String], own: &Own) -> Result<Turn> {
-        Ok(match queue::turn(&self.entries(children), &own.entry)? {
-            Place::First => Turn::Held { token: own.token, expires: Expires::WithSession },
-            Place::Absent => Turn::Lost,
-            // What went before the watch is found by the watch.
-            Place::Behind(blockers) => Turn::Waiting { blockers, as_of: 0 },
-        })
+        turn(&self.entries(children), own)
     }
+}
+
+/// Decides where an attempt's node stands among the entries of its queue.
+pub(crate) fn turn(entries: &[Entry], own: &Own) -> Result<Turn> {
+    Ok(match queue::turn(entries, &own.entry)? {
+        Place::First => Turn::Held { token: own.token, expires: Expires::WithSession },
+        Place::Absent => Turn::Lost,
+        // What went before the watch is found by the watch.
+        Place::Behind(blockers) => Turn::Waiting { blockers, as_of: 0 },
+    })
 }
 
 /// Children that no contender of a lock can have made.

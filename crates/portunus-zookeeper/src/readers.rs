@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use futures_util::future::join;
-use portunus_core::backend::{Attempt, SessionId};
+use portunus_core::backend::{Attempt, Entry, SessionId};
 use portunus_core::error::Result;
 use portunus_core::joint::Joint;
 use zookeeper_client::{Client, Error as ClientError};
 
 use crate::backend::ZooKeeper;
 use crate::error::{Effect, Fault};
+use crate::queue::Queue;
 use crate::session::{LiveSession, confirm};
 
-/// Children of queues, by the session that reads them and the queue's node.
-pub(crate) type Readers = Joint<(SessionId, String), Arc<Vec<String>>>;
+/// Queues, by the session that reads them and the queue's node.
+pub(crate) type Readers = Joint<(SessionId, String), Arc<Vec<Entry>>>;
 
 impl ZooKeeper {
     /// Lists a queue as the ensemble knows it, together with the other readers of this session.
@@ -27,9 +28,10 @@ impl ZooKeeper {
         live: &Arc<LiveSession>,
         attempt: &Attempt,
         parent: &str,
-    ) -> Result<Arc<Vec<String>>> {
+    ) -> Result<Arc<Vec<Entry>>> {
         let key = (session, parent.to_owned());
         let (live, name, parent) = (Arc::clone(live), attempt.name.clone(), parent.to_owned());
+        let strangers = Arc::clone(&self.strangers);
         let list = || async move {
             let (node, parent) = (&live.node, &parent);
             let ask = |client: Client| async move {
@@ -45,7 +47,8 @@ impl ZooKeeper {
             let listed = live.endpoints.run(Effect::Read, ask).await;
             let failed = |fault: Fault| fault.into_error("look", Some(name.as_str()));
             let children = listed.and_then(|children| children.ok_or_else(Fault::lost));
-            children.map(Arc::new).map_err(failed)
+            let children = children.map_err(failed)?;
+            Ok(Arc::new(Queue::new(parent, &strangers).entries(&children)))
         };
         self.readers.read(key, list).await
     }

@@ -145,7 +145,7 @@ async fn a_semaphore_and_a_lock_on_one_name() {
     for error in
         [semaphore.acquire().await.unwrap_err(), semaphore.try_acquire().await.unwrap_err()]
     {
-        assert_says(&error, ErrorKind::Conflict, &["Exclusive", "Permit"]);
+        assert_says(&error, ErrorKind::Conflict, &["an exclusive lock", "a semaphore of limit 2"]);
     }
     assert_eq!(manager.contenders("a").await.unwrap().len(), 1);
     guard.release().await.unwrap();

@@ -63,6 +63,17 @@ pub enum Mode {
     },
 }
 
+/// The kind of lock that a name is used as, for people.
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exclusive => f.write_str("an exclusive lock"),
+            Self::Shared => f.write_str("a shared lock"),
+            Self::Permit { limit } => write!(f, "a semaphore of limit {limit}"),
+        }
+    }
+}
+
 /// Who holds or waits, for people who look at the store.
 #[derive(Clone, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Holder {

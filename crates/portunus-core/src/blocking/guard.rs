@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use pollster::FutureExt;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::guard::{DowngradeError, Exclusive, Guard as Inner, LossReason, Released, Shared};
 use crate::many::Guards as InnerGuards;
 use crate::name::LockName;
@@ -38,9 +38,12 @@ impl Guard<Exclusive> {
     /// # Errors
     ///
     /// As there, with the guard if it is held as before.
-    pub fn downgrade(self) -> Result<Guard<Shared>, (Error, Option<Self>)> {
-        let failed = |DowngradeError { error, guard }| (error, guard.map(|guard| Self(*guard)));
-        self.0.downgrade().block_on().map(Guard).map_err(failed)
+    pub fn downgrade(self) -> Result<Guard<Shared>, DowngradeError<Self>> {
+        let downgraded = self.0.downgrade().block_on().map(Guard);
+        downgraded.map_err(|DowngradeError { error, guard }| {
+            let guard = guard.map(|guard| Box::new(Self(*guard)));
+            DowngradeError { error, guard }
+        })
     }
 }
 

@@ -41,10 +41,11 @@ pub enum Transition {
     Resigned {
         /// The term that ended.
         term: FencingToken,
-        /// Whether it led until then.
-        released: Released,
+        /// Whether it led until then; an error when the store did not confirm the end, and the next
+        /// is elected later.
+        released: Result<Released>,
     },
-    /// The store could not be asked, or did not confirm; it campaigns again.
+    /// A campaign failed; the next one follows.
     Failed(Error),
 }
 
@@ -176,13 +177,10 @@ where
         }
         drop(done);
         let long = hold.age() >= context.options.ttl;
-        let transition = match leadership.guard().end().await {
-            Ok(released) => Transition::Resigned { term: leadership.term(), released },
-            Err(error) => Transition::Failed(error),
-        };
+        let released = leadership.guard().end().await;
         // Whoever shares the leadership may wait for its end.
         hold.tell();
-        (self.on_transition)(transition);
+        (self.on_transition)(Transition::Resigned { term: leadership.term(), released });
         long
     }
 

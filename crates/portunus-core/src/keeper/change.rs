@@ -28,12 +28,15 @@ pub(crate) async fn change(hold: Arc<Hold>, change: Change) -> Result<()> {
     };
     tokio::select! {
         biased;
-        answer = repeat(&hold, operation, &change) => answer,
+        answer = repeat(&hold, operation, &change) => answer.map_err(|error| match error.key() {
+            Some(_) => error,
+            None => error.with_key(hold.attempt().name.as_str()),
+        }),
         reason = ended => Err(lost(&hold, operation, reason)),
     }
 }
 
-async fn repeat(hold: &Hold, operation: &'static str, change: &Change) -> Result<()> {
+async fn repeat(hold: &Arc<Hold>, operation: &'static str, change: &Change) -> Result<()> {
     let (context, live) = (hold.context(), hold.session());
     let (session, attempt, entry) = (&live.session, hold.attempt(), &hold.entry);
     let mut backoff = context.backoff(session.granted);
@@ -47,8 +50,7 @@ async fn repeat(hold: &Hold, operation: &'static str, change: &Change) -> Result
         };
         match limited(&*context.clock, session.request_timeout, request).await {
             Some(Err(error)) if error.kind() == ErrorKind::Lost => {
-                // Evicted, or gone with its session: find out now, not at the next turn.
-                live.ask();
+                hold.evicted();
                 return Err(error);
             }
             Some(Err(error)) if error.is_retryable() => {

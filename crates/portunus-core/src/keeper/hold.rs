@@ -139,6 +139,19 @@ impl Hold {
         Some(*self.reason.get_or_init(|| reason))
     }
 
+    /// Ends the belief in a grant whose entry the store says is gone.
+    pub(crate) fn evicted(self: &Arc<Self>) {
+        let (context, session) = (self.context(), self.session());
+        // With the session everything goes; then its own reason counts.
+        if session.is_live(context.clock.now()) {
+            // It may have gone with the whole session: find out now, not at the next turn.
+            session.ask();
+            if session.forget(self.attempt().id).is_some() {
+                self.lose(context, LossReason::Evicted);
+            }
+        }
+    }
+
     /// Ends the belief in this grant alone. Only for the one who took it out of its session.
     pub(crate) fn lose(self: &Arc<Self>, context: &Arc<Context>, reason: LossReason) {
         let _ = self.reason.set(reason);
@@ -226,15 +239,7 @@ async fn watch(hold: Arc<Hold>) {
             break;
         }
     }
-    let (context, session) = (hold.context(), hold.session());
-    // With the session everything goes; then its own reason counts.
-    if session.is_live(context.clock.now()) {
-        // It may have gone with the whole session: find out now, not at the next turn.
-        session.ask();
-        if session.forget(hold.attempt().id).is_some() {
-            hold.lose(context, LossReason::Evicted);
-        }
-    }
+    hold.evicted();
 }
 
 /// Whether the entry of a grant still stands; asks until the store answers.

@@ -58,9 +58,9 @@ pub(crate) async fn acquire(
         (None, Some(failure)) if failure.kind() == ErrorKind::Unconfirmed => Err(failure),
         (None, failure) => Err(context.unanswered("acquire", until.since(begun), failure)),
     };
-    outcome.map_err(|error| match error.key() {
-        Some(_) => error,
-        None => error.with_key(lock.name.as_str()),
+    outcome.map_err(|error| {
+        let error = error.in_store(context.capabilities.store);
+        if error.key().is_some() { error } else { error.with_key(lock.name.as_str()) }
     })
 }
 

@@ -88,4 +88,4 @@ async fn nearly_over(hold: &Hold, grace: Duration) -> Moment {
 }
 
 /// How long it may take a task that was told to drop its work to do so.
-const TO_DROP: Duration = Duration::from_millis(100);
+const TO_DROP: Duration = Duration::from_millis(500);
