@@ -158,7 +158,7 @@ async fn a_semaphore_and_a_lock_on_one_name() {
         rwlock.try_write().await.unwrap_err(),
         election.campaign("").await.unwrap_err(),
     ] {
-        assert_says(&error, ErrorKind::Conflict, &["used as Permit", "asked for as"]);
+        assert_says(&error, ErrorKind::Conflict, &["a semaphore of limit 2", "asked for as"]);
     }
     assert_eq!(manager.contenders("a").await.unwrap().len(), 1);
     assert!(permit.is_held());
