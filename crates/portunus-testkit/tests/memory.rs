@@ -34,6 +34,7 @@ async fn open() -> MemoryHarness {
 
 portunus_testkit::conformance! {
     open => [
-        exclusion, expiry, fencing, queue, naming, cancellation, observing, shared, permits,
+        exclusion, expiry, fencing, queue, naming, cancellation, observing, election, many, shared,
+        permits,
     ]
 }

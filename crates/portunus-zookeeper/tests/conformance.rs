@@ -8,6 +8,7 @@ mod harness;
 portunus_testkit::conformance! {
     #[ignore = "needs a cluster: `cargo xtask test zookeeper`"]
     harness::ZooKeeperHarness::open => [
-        exclusion, expiry, fencing, queue, naming, cancellation, observing, shared, permits,
+        exclusion, expiry, fencing, queue, naming, cancellation, observing, election, many, shared,
+        permits,
     ]
 }

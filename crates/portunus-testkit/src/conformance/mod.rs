@@ -7,13 +7,18 @@
 use std::future::Future;
 use std::time::Duration;
 
+use portunus_core::backend::Capabilities;
+
+mod crowd;
 mod stage;
 mod wait;
 
 pub mod cancellation;
+pub mod election;
 pub mod exclusion;
 pub mod expiry;
 pub mod fencing;
+pub mod many;
 pub mod naming;
 pub mod observing;
 pub mod permits;
@@ -36,9 +41,11 @@ pub struct Group {
 /// claim them, and only then.
 pub const GROUPS: &[Group] = &[
     Group { name: "cancellation", behaviours: crate::__cancellation!([crate::__names]) },
+    Group { name: "election", behaviours: crate::__election!([crate::__names]) },
     Group { name: "exclusion", behaviours: crate::__exclusion!([crate::__names]) },
     Group { name: "expiry", behaviours: crate::__expiry!([crate::__names]) },
     Group { name: "fencing", behaviours: crate::__fencing!([crate::__names]) },
+    Group { name: "many", behaviours: crate::__many!([crate::__names]) },
     Group { name: "naming", behaviours: crate::__naming!([crate::__names]) },
     Group { name: "observing", behaviours: crate::__observing!([crate::__names]) },
     Group { name: "permits", behaviours: crate::__permits!([crate::__names]) },
@@ -65,7 +72,8 @@ pub const GROUPS: &[Group] = &[
 /// portunus_testkit::conformance! {
 ///     #[ignore = "needs a server"]
 ///     open => [
-///         exclusion, expiry, fencing, queue, naming, cancellation, observing, shared, permits,
+///         exclusion, expiry, fencing, queue, naming, cancellation, observing, election, many,
+///         shared, permits,
 ///     ]
 /// }
 /// ```
@@ -105,9 +113,11 @@ macro_rules! __groups {
 #[macro_export]
 macro_rules! __group {
     (cancellation $($rest:tt)*) => { $crate::__cancellation! { [$crate::__tests] $($rest)* } };
+    (election $($rest:tt)*) => { $crate::__election! { [$crate::__tests] $($rest)* } };
     (exclusion $($rest:tt)*) => { $crate::__exclusion! { [$crate::__tests] $($rest)* } };
     (expiry $($rest:tt)*) => { $crate::__expiry! { [$crate::__tests] $($rest)* } };
     (fencing $($rest:tt)*) => { $crate::__fencing! { [$crate::__tests] $($rest)* } };
+    (many $($rest:tt)*) => { $crate::__many! { [$crate::__tests] $($rest)* } };
     (naming $($rest:tt)*) => { $crate::__naming! { [$crate::__tests] $($rest)* } };
     (observing $($rest:tt)*) => { $crate::__observing! { [$crate::__tests] $($rest)* } };
     (permits $($rest:tt)*) => { $crate::__permits! { [$crate::__tests] $($rest)* } };
@@ -116,7 +126,8 @@ macro_rules! __group {
     ($unknown:ident $($rest:tt)*) => {
         compile_error!(concat!(
             "unknown group `", stringify!($unknown), "`; known are: ",
-            "cancellation, exclusion, expiry, fencing, naming, observing, permits, queue, shared",
+            "cancellation, election, exclusion, expiry, fencing, many, naming, observing, permits, ",
+            "queue, shared",
         ));
     };
 }
@@ -180,18 +191,27 @@ pub fn run<H: Harness + 'static, F: Future<Output = H>>(
     assert!(done.is_ok(), "{name} was not done within {LIMIT:?}");
 }
 
-/// Fails when the store claims shared holds or permits and their group is not among `groups`, or
-/// the reverse.
+/// Fails unless `groups` are exactly those that the store has to run: `shared` and `permits` if it
+/// claims such locks, and all the others.
 ///
 /// # Panics
 ///
-/// Panics when they differ.
+/// Panics when a group is missing, or is run and not claimed.
 pub fn claims_are_run(stage: &Stage, groups: &[&str]) {
     let capabilities = stage.capabilities();
-    for (group, claimed) in [("shared", capabilities.shared), ("permits", capabilities.permits)] {
-        let run = groups.contains(&group);
-        assert_eq!(run, claimed, "{}: run and claimed differ for `{group}`", capabilities.store);
-    }
+    let wrong = wrong(&capabilities, groups);
+    assert!(wrong.is_empty(), "{}: run and claimed differ for {wrong:?}", capabilities.store);
+}
+
+/// The groups that are missing from a list, or should not be on it.
+fn wrong(capabilities: &Capabilities, groups: &[&str]) -> Vec<&'static str> {
+    let claimed = |group| match group {
+        "shared" => capabilities.shared,
+        "permits" => capabilities.permits,
+        _ => true,
+    };
+    let names = GROUPS.iter().map(|group| group.name);
+    names.filter(|name| groups.contains(name) != claimed(name)).collect()
 }
 
 /// How long one behaviour may take: many times what the slowest does.
@@ -199,15 +219,33 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
 mod tests {
-    use super::GROUPS;
+    use portunus_core::backend::{Capabilities, LockBackend};
+    use portunus_core::memory::Memory;
+
+    use super::{GROUPS, wrong};
+
+    #[test]
+    fn each_group_that_is_missing_or_not_claimed_is_found() {
+        let all: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
+        let claims_all = Memory::new().capabilities();
+        assert_eq!(wrong(&claims_all, &all), [""; 0]);
+        for missing in &all {
+            let rest: Vec<_> = all.iter().copied().filter(|group| group != missing).collect();
+            assert_eq!(wrong(&claims_all, &rest), [*missing]);
+        }
+        let neither = Capabilities { shared: false, permits: false, ..claims_all };
+        assert_eq!(wrong(&neither, &all), ["permits", "shared"]);
+    }
 
     #[test]
     fn no_behaviour_is_forgotten() {
         let sources = [
             ("cancellation", include_str!("cancellation.rs")),
+            ("election", include_str!("election.rs")),
             ("exclusion", include_str!("exclusion.rs")),
             ("expiry", include_str!("expiry.rs")),
             ("fencing", include_str!("fencing.rs")),
+            ("many", include_str!("many.rs")),
             ("naming", include_str!("naming.rs")),
             ("observing", include_str!("observing.rs")),
             ("permits", include_str!("permits.rs")),

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use portunus_core::backend::{
     Entered, Left, LockBackend, LockObserver,
@@ -10,7 +11,9 @@ use portunus_core::backend::{
     Turn,
 };
 use portunus_core::error::ErrorKind;
+use portunus_core::guard::{Permit, Released};
 
+use super::crowd::changing;
 use super::stage::{Stage, token};
 use super::wait::{PATIENCE, eventually, within};
 use crate::harness::attempt_as;
@@ -34,6 +37,8 @@ macro_rules! __permits {
         an_evicted_permit_is_lost_and_lets_the_next_in
         a_release_costs_few_requests
         many_tasks_never_exceed_the_limit
+        a_semaphore_gives_its_permits
+        a_name_in_use_otherwise_is_a_conflict
     } };
 }
 
@@ -90,10 +95,7 @@ pub async fn the_first_waiter_is_woken_by_any_holder(stage: &Stage) {
     let (client, other) = (stage.client().await, stage.client().await);
     for gone in 0..3 {
         let name = stage.name(&format!("gone-{gone}"));
-        let mut holders = Vec::new();
-        for _ in 0..3 {
-            holders.push(client.hold_as(&name, permit(3)).await.0);
-        }
+        let holders = client.fill(&name, 3).await;
         let first = other.waits(other.queue_as(&name, permit(3)).await);
         let second = other.waits(other.queue_as(&name, permit(3)).await);
         client.leave(&holders[gone], false).await;
@@ -110,8 +112,7 @@ pub async fn the_first_waiter_is_woken_by_any_holder(stage: &Stage) {
 pub async fn a_waiter_that_holds_is_told_to_the_one_behind(stage: &Stage) {
     let name = stage.name("lock");
     let (client, other) = (stage.client().await, stage.client().await);
-    let (first, ..) = client.hold_as(&name, permit(2)).await;
-    let (second, ..) = client.hold_as(&name, permit(2)).await;
+    let [first, second] = client.fill(&name, 2).await.try_into().unwrap();
     let (third, place, turn) = client.queue_as(&name, permit(2)).await;
     let granted = client.waits((third.clone(), place.clone(), turn));
     let behind = [other.queue_as(&name, permit(2)).await, client.queue_as(&name, permit(2)).await];
@@ -120,11 +121,10 @@ pub async fn a_waiter_that_holds_is_told_to_the_one_behind(stage: &Stage) {
     let (fourth, fifth) = (other.waits(fourth), client.waits(fifth));
     client.leave(&first, false).await;
     within(PATIENCE, "the third holds", granted).await.unwrap();
-    let seen = async || match other.backend.calls(Verb::Look) - looks {
-        0 => Err(0),
-        looked => Ok(looked),
-    };
-    eventually(PATIENCE, "the fourth is told", seen).await;
+    eventually(PATIENCE, "the fourth is told", async || {
+        if other.backend.calls(Verb::Look) > looks { Ok(()) } else { Err(looks) }
+    })
+    .await;
     assert!(!fourth.is_finished() && !fifth.is_finished());
     // The third holds on.
     client.leave(&second, false).await;
@@ -138,8 +138,7 @@ pub async fn a_waiter_that_holds_is_told_to_the_one_behind(stage: &Stage) {
 pub async fn a_grant_that_came_first_is_told_at_once(stage: &Stage) {
     let name = stage.name("lock");
     let (client, other) = (stage.client().await, stage.client().await);
-    let (first, ..) = client.hold_as(&name, permit(2)).await;
-    let (second, ..) = client.hold_as(&name, permit(2)).await;
+    let [first, second] = client.fill(&name, 2).await.try_into().unwrap();
     let (third, place, turn) = client.queue_as(&name, permit(2)).await;
     let fourth = other.queue_as(&name, permit(2)).await;
     client.leave(&first, false).await;
@@ -153,10 +152,7 @@ pub async fn a_grant_that_came_first_is_told_at_once(stage: &Stage) {
 pub async fn several_releases_at_once_let_as_many_in(stage: &Stage) {
     let name = stage.name("lock");
     let (client, other) = (stage.client().await, stage.client().await);
-    let mut holders = Vec::new();
-    for _ in 0..3 {
-        holders.push(client.hold_as(&name, permit(3)).await.0);
-    }
+    let holders = client.fill(&name, 3).await;
     let mut waiting = Vec::new();
     for at in 0..8 {
         let by = if at % 2 == 0 { &other } else { &client };
@@ -177,8 +173,7 @@ pub async fn several_releases_at_once_let_as_many_in(stage: &Stage) {
 pub async fn a_cancelled_waiter_of_a_permit_leaves_no_ghost(stage: &Stage) {
     let name = stage.name("lock");
     let (client, other) = (stage.client().await, stage.client().await);
-    let (first, ..) = client.hold_as(&name, permit(2)).await;
-    let (second, ..) = client.hold_as(&name, permit(2)).await;
+    let [first, second] = client.fill(&name, 2).await.try_into().unwrap();
     let (cancelled, ..) = other.queue_as(&name, permit(2)).await;
     let next = client.waits(client.queue_as(&name, permit(2)).await);
     let (doubted, ..) = other.queue_as(&name, permit(2)).await;
@@ -301,21 +296,14 @@ pub async fn a_release_costs_few_requests(stage: &Stage) {
     const RELEASES: usize = 10;
     let name = stage.name("lock");
     let client = stage.client().await;
-    let mut holding = VecDeque::new();
-    for _ in 0..LIMIT {
-        holding.push_back(client.hold_as(&name, permit(LIMIT)).await.0);
-    }
+    let mut holding = VecDeque::from(client.fill(&name, LIMIT).await);
     let mut waiting = VecDeque::new();
     for _ in 0..WAITERS {
         let waiter = client.queue_as(&name, permit(LIMIT)).await;
         waiting.push_back((waiter.0.clone(), client.waits(waiter)));
     }
     let calls = |verb| client.backend.calls(verb);
-    eventually(PATIENCE, "all watch", async || match calls(Verb::Changed) {
-        WAITERS.. => Ok(()),
-        fewer => Err(fewer),
-    })
-    .await;
+    changing(&client.backend, WAITERS).await;
     let verbs = [Verb::Enter, Verb::Look, Verb::Changed, Verb::Leave];
     let requests = || verbs.map(calls);
     let before: usize = requests().iter().sum();
@@ -340,30 +328,68 @@ pub async fn a_release_costs_few_requests(stage: &Stage) {
 pub async fn many_tasks_never_exceed_the_limit(stage: &Stage) {
     const LIMIT: u32 = 2;
     let name = stage.name("lock");
-    let (holding, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let holding = Arc::new(AtomicU32::new(0));
     let clients = [stage.client().await, stage.client().await];
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..6 {
         let (client, name) = (clients[task % 2].clone(), name.clone());
-        let (holding, most) = (Arc::clone(&holding), Arc::clone(&most));
+        let holding = Arc::clone(&holding);
         tasks.spawn(async move {
             for _ in 0..5 {
                 let attempt = attempt_as(&name, permit(LIMIT), false);
                 let (entry, turn) = client.enter(&attempt).await;
                 let turn = client.turn(&attempt, &entry, turn).await;
-                let now = holding.fetch_add(1, Ordering::SeqCst) + 1;
-                most.fetch_max(now, Ordering::SeqCst);
                 assert!(token(&turn) > 0);
+                assert!(holding.fetch_add(1, Ordering::SeqCst) < LIMIT, "too many hold");
                 tokio::task::yield_now().await;
                 holding.fetch_sub(1, Ordering::SeqCst);
                 client.leave(&attempt, false).await;
             }
         });
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended.unwrap();
+    tasks.join_all().await;
+}
+
+/// A semaphore gives as many permits as its limit says and `None` beyond it; a permit has a fencing
+/// token only if it is the only one.
+pub async fn a_semaphore_gives_its_permits(stage: &Stage) {
+    let manager = stage.manager().await;
+    for limit in [1, 2] {
+        let name = stage.name(&format!("of-{limit}"));
+        let semaphore = manager.semaphore(&name, limit).unwrap();
+        let mut permits = Vec::new();
+        for _ in 0..limit {
+            permits.push(semaphore.acquire().await.unwrap());
+        }
+        assert!(permits.iter().all(|permit| permit.token().is_some() == (limit == 1)));
+        assert!(semaphore.try_acquire().await.unwrap().is_none());
+        assert!(semaphore.acquire_timeout(Duration::from_secs(2)).await.unwrap().is_none());
+        stage.standing(&name, permits.len()).await;
+        assert_eq!(permits.remove(0).release().await.unwrap(), Released::Clean);
+        let permit = semaphore.acquire_timeout(PATIENCE).await.unwrap().expect("one went");
+        assert!(permit.is_held() && permits.iter().all(Permit::is_held));
     }
-    assert!(most.load(Ordering::SeqCst) <= usize::try_from(LIMIT).unwrap(), "{most:?} held");
+}
+
+/// A name that is in use as a semaphore is refused to locks and to other limits, and a lock's to
+/// semaphores: `Conflict`, with both named, and nothing is left in the queue.
+pub async fn a_name_in_use_otherwise_is_a_conflict(stage: &Stage) {
+    let name = stage.name("lock");
+    let (manager, rival) = (stage.manager().await, stage.manager().await);
+    let held = manager.semaphore(&name, 2).unwrap().acquire().await.unwrap();
+    let limit = rival.semaphore(&name, 3).unwrap().acquire().await.unwrap_err();
+    let lock = rival.lock(&name).unwrap().acquire().await.unwrap_err();
+    stage.standing(&name, 1).await;
+    assert_eq!(held.release().await.unwrap(), Released::Clean);
+    let guard = manager.lock(&name).unwrap().acquire().await.unwrap();
+    let semaphore = rival.semaphore(&name, 2).unwrap().acquire().await.unwrap_err();
+    stage.standing(&name, 1).await;
+    assert!(guard.is_held());
+    for (refused, other) in [(limit, "limit: 3"), (lock, "Exclusive"), (semaphore, "Exclusive")] {
+        let (kind, text) = (refused.kind(), refused.to_string());
+        let named = text.contains("limit: 2") && text.contains(other);
+        assert!(kind == ErrorKind::Conflict && named, "{text}");
+    }
 }
 
 fn permit(limit: u32) -> Mode {

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use portunus_core::backend::{EntryId, LockBackend, LockObserver, Turn};
-use portunus_core::error::ErrorKind;
-use portunus_core::guard::{LossReason, Released};
+use portunus_core::error::{ErrorKind, Result};
+use portunus_core::guard::{Guard, LossReason, Released};
+use portunus_core::manager::LockManager;
+use portunus_core::name::LockName;
 use tokio::sync::mpsc;
 
+use super::crowd::one_is_woken;
 use super::expiry::told_within;
 use super::stage::{Stage, ids};
 use super::wait::{PATIENCE, within};
 use crate::harness::attempt;
-use crate::tap::{Tap, Verb};
+use crate::tap::Verb;
 
 #[doc(hidden)]
 #[macro_export]
@@ -158,44 +161,10 @@ pub async fn an_evicted_holder_learns_it(stage: &Stage) {
 /// A release wakes one waiter: where the store pushes, it costs the same few requests however many
 /// wait.
 pub async fn a_release_wakes_one_waiter(stage: &Stage) {
-    const WAITERS: usize = 50;
-    const HAND_OVERS: usize = 10;
-    let name = stage.name("lock");
-    let backend = stage.backend().await;
-    let manager = stage.builder(&backend).open().await.unwrap();
-    let guard = manager.lock(&name).unwrap().acquire().await.unwrap();
-    // One hand-over first: what a store does once to watch a lock is no cost of a release.
-    let second = manager.lock(&name).unwrap();
-    let second = tokio::spawn(async move { second.acquire().await });
-    changing(&backend, 1).await;
-    assert_eq!(guard.release().await.unwrap(), Released::Clean);
-    let guard = within(PATIENCE, "the second is granted", second).await.unwrap().unwrap();
-    let watched = backend.calls(Verb::Changed);
-    let (tell, mut granted) = mpsc::unbounded_channel();
-    let mut waiters = tokio::task::JoinSet::new();
-    for _ in 0..WAITERS {
-        let (lock, tell) = (manager.lock(&name).unwrap(), tell.clone());
-        waiters.spawn(async move {
-            if let Ok(guard) = lock.acquire().await {
-                let _ = tell.send(guard);
-            }
-        });
+    async fn acquire(manager: LockManager, name: LockName) -> Result<Guard> {
+        manager.lock(name)?.acquire().await
     }
-    stage.standing(&name, WAITERS + 1).await;
-    changing(&backend, watched + WAITERS).await;
-    let requests = || [Verb::Enter, Verb::Look, Verb::Leave].map(|verb| backend.calls(verb));
-    let before: usize = requests().iter().sum();
-    let mut guard = Some(guard);
-    for _ in 0..HAND_OVERS {
-        assert_eq!(guard.take().unwrap().release().await.unwrap(), Released::Clean);
-        guard = within(PATIENCE, "the next is granted", granted.recv()).await;
-        assert!(granted.try_recv().is_err(), "two were granted");
-    }
-    let cost = requests().iter().sum::<usize>() - before;
-    // One leaves, one looks; two more looks for wake-ups that came early.
-    let bound = if stage.capabilities().push { 4 * HAND_OVERS } else { usize::MAX };
-    assert!(cost <= bound, "{HAND_OVERS} releases cost {cost} requests: {:?}", requests());
-    waiters.shutdown().await;
+    one_is_woken(stage, acquire, Guard::release).await;
 }
 
 /// `changed` completes for a waiter when its blocker goes or its own entry does, and for a holder
@@ -280,13 +249,4 @@ fn watch(
     tokio::spawn(async move {
         client.backend.changed(&client.session, &attempt, &entry, &turn).await.unwrap();
     })
-}
-
-/// Completes when `changed` was called `count` times.
-async fn changing(backend: &Tap, count: usize) {
-    super::wait::eventually(PATIENCE, "they watch", async || {
-        let calls = backend.calls(Verb::Changed);
-        if calls >= count { Ok(()) } else { Err(calls) }
-    })
-    .await;
 }

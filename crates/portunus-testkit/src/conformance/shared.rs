@@ -1,11 +1,14 @@
 //! Shared holds: readers together, writers alone, nobody starved.
 
+use std::time::Duration;
+
 use portunus_core::backend::{
     Entered, Left, LockBackend, LockObserver,
     Mode::{Exclusive, Shared},
     Turn,
 };
 use portunus_core::error::ErrorKind;
+use portunus_core::guard::{DowngradeError, Released, SharedGuard};
 
 use super::stage::{Stage, token};
 use super::wait::{PATIENCE, within};
@@ -27,6 +30,8 @@ macro_rules! __shared {
         an_evicted_reader_is_lost
         a_downgrade_keeps_the_token_and_lets_readers_in
         a_downgrade_that_came_first_is_told_at_once
+        a_read_write_lock_is_held_as_it_says
+        a_guard_is_downgraded_or_given_back
     } };
 }
 
@@ -312,4 +317,72 @@ pub async fn a_downgrade_that_came_first_is_told_at_once(stage: &Stage) {
     let expected = if converts { ErrorKind::Lost } else { ErrorKind::Unsupported };
     assert_eq!(convert().await.unwrap_err().kind(), expected);
     stage.standing(&name, 2).await;
+}
+
+/// A read/write lock's readers hold together and its writer alone; a try is `None` and a limit
+/// passes while others hold, and then nothing is left.
+pub async fn a_read_write_lock_is_held_as_it_says(stage: &Stage) {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let name = stage.name("lock");
+    let (manager, rival) = (stage.manager().await, stage.manager().await);
+    let (lock, other) = (manager.rwlock(&name).unwrap(), rival.rwlock(&name).unwrap());
+    let readers = [lock.read().await.unwrap(), other.try_read().await.unwrap().unwrap()];
+    assert!(readers[1].token().value() > 0 && readers.iter().all(SharedGuard::is_held));
+    assert!(other.try_write().await.unwrap().is_none());
+    assert!(manager.lock(&name).unwrap().try_acquire().await.unwrap().is_none());
+    let waited = within(PATIENCE, "the time is over", other.write_timeout(LIMIT)).await;
+    assert!(waited.unwrap().is_none());
+    stage.standing(&name, 2).await;
+    for reader in readers {
+        assert_eq!(reader.release().await.unwrap(), Released::Clean);
+    }
+    let writer = lock.write_timeout(PATIENCE).await.unwrap().expect("nobody holds");
+    assert!(other.try_read().await.unwrap().is_none());
+    assert!(other.try_write().await.unwrap().is_none());
+    let waited = within(PATIENCE, "the time is over", other.read_timeout(LIMIT)).await;
+    assert!(waited.unwrap().is_none());
+    stage.standing(&name, 1).await;
+    let waiter = tokio::spawn(async move { other.read().await });
+    stage.standing(&name, 2).await;
+    let token = writer.token().value();
+    assert_eq!(writer.release().await.unwrap(), Released::Clean);
+    let reader = within(PATIENCE, "the reader holds", waiter).await.unwrap().unwrap();
+    assert!(reader.token().value() > token);
+}
+
+/// A writer's guard becomes a reader's with the same token, and readers come in; where the store
+/// can't, the error is `Unsupported` and gives the writer's guard back, held.
+pub async fn a_guard_is_downgraded_or_given_back(stage: &Stage) {
+    let name = stage.name("lock");
+    let (manager, rival) = (stage.manager().await, stage.manager().await);
+    let (lock, other) = (manager.rwlock(&name).unwrap(), rival.rwlock(&name).unwrap());
+    let writer = lock.write().await.unwrap();
+    let (token, entry) = (writer.token().value(), stage.standing(&name, 1).await.remove(0).entry);
+    match writer.downgrade().await {
+        Ok(reader) => {
+            assert!(stage.capabilities().convert, "it was said that it can't");
+            assert!(reader.is_held() && reader.token().value() == token);
+            assert_eq!(stage.standing(&name, 1).await[0].entry, entry);
+            assert!(other.try_write().await.unwrap().is_none());
+            drop(other.try_read().await.unwrap().expect("readers hold together"));
+            assert_eq!(reader.release().await.unwrap(), Released::Clean);
+        }
+        Err(DowngradeError { error, guard }) => {
+            assert!(!stage.capabilities().convert, "{error}");
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            let guard = guard.expect("it is given back");
+            assert!(guard.is_held() && guard.token().value() == token);
+            assert!(other.try_read().await.unwrap().is_none());
+            assert_eq!(guard.release().await.unwrap(), Released::Clean);
+        }
+    }
+    let writer = other.write().await.unwrap();
+    assert!(writer.token().value() > token);
+    let entry = stage.standing(&name, 1).await.remove(0).entry;
+    assert!(stage.observer().evict(&name, &entry).await.unwrap());
+    // Whether it is known or not: one who holds no more becomes no reader.
+    if stage.capabilities().convert {
+        let refused = writer.downgrade().await.unwrap_err();
+        assert_eq!((refused.error.kind(), refused.guard.is_none()), (ErrorKind::Lost, true));
+    }
 }

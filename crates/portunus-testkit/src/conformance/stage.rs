@@ -173,6 +173,15 @@ impl Client {
         (attempt, entry, token(&turn))
     }
 
+    /// Takes all permits of a semaphore.
+    pub(super) async fn fill(&self, name: &LockName, limit: u32) -> Vec<Attempt> {
+        let mut holders = Vec::new();
+        for _ in 0..limit {
+            holders.push(self.hold_as(name, Mode::Permit { limit }).await.0);
+        }
+        holders
+    }
+
     /// Enters a new attempt, which must wait.
     pub(super) async fn queue(&self, name: &LockName) -> (Attempt, EntryId, Turn) {
         self.queue_as(name, Mode::Exclusive).await

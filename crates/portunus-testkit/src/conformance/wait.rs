@@ -6,6 +6,8 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use portunus_core::election::{Leader, Observe};
+
 /// How long anything may take that should take next to no time: a busy machine is no fault.
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -58,4 +60,38 @@ pub(super) async fn poll_times<F: Future>(
         }
     });
     tokio::time::timeout(quiet, polling).await.map_err(drop)
+}
+
+/// Waits until an observer sees this value.
+pub(super) async fn shown(seen: &mut Observe, value: &str) -> Leader {
+    passed(seen, |leader| leader.is_some_and(|leader| leader.value == value)).await.1.unwrap()
+}
+
+/// Waits until an observer sees that nobody leads.
+pub(super) async fn nobody(seen: &mut Observe) {
+    passed(seen, |leader| leader.is_none()).await;
+}
+
+/// Waits until an observer sees a state; returns the values seen before it, and it. What lies
+/// between two looks may be left out, but terms never go back.
+pub(super) async fn passed(
+    seen: &mut Observe,
+    wanted: impl Fn(Option<&Leader>) -> bool + Send + Sync,
+) -> (Vec<String>, Option<Leader>) {
+    let (mut values, mut highest) = (Vec::new(), None);
+    let looking = async {
+        loop {
+            let leader = seen.next().await.expect("the stream goes on").unwrap();
+            if let Some(leader) = &leader {
+                assert!(highest.is_none_or(|before| before <= leader.term), "{leader:?}");
+                highest = Some(leader.term.clone());
+            }
+            if wanted(leader.as_ref()) {
+                return leader;
+            }
+            values.extend(leader.map(|leader| leader.value));
+        }
+    };
+    let found = within(2 * PATIENCE, "the state is seen", looking).await;
+    (values, found)
 }

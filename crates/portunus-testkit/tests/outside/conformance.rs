@@ -33,7 +33,8 @@ async fn open() -> Proof {
 
 portunus_testkit::conformance! {
     open => [
-        exclusion, expiry, fencing, queue, naming, cancellation, observing, shared, permits,
+        exclusion, expiry, fencing, queue, naming, cancellation, observing, election, many, shared,
+        permits,
     ]
 }
 
