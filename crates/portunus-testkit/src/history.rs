@@ -3,7 +3,9 @@
 //!
 //! The check sorts once and sweeps, O(n log n): a million grants take well under a second.
 
+use portunus_core::backend::Mode;
 use portunus_core::clock::Moment;
+use portunus_core::guard::{LossReason, Status};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,14 +14,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone, Debug, Default)]
 pub struct History(Arc<Mutex<Vec<Grant>>>);
 
-/// One grant as its holder believed in it: from `granted` until `ended`, exclusive.
+/// One grant as its holder believed in it: from `granted` until, and without, `ended`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Grant {
     /// The lock.
     pub lock: String,
     /// Who held it.
     pub holder: String,
-    /// The number of its fencing token.
+    /// How it was held. A grant that was downgraded is two, the second one shared.
+    pub mode: Mode,
+    /// The number of its fencing token; of no meaning for a permit.
     pub token: u64,
     /// When it was asked for.
     pub asked: Moment,
@@ -41,18 +45,20 @@ pub struct Believing {
 /// What can't be right.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Violation {
-    /// Two holders believed in one lock at a time (S4).
+    /// Two holders believed in one lock at a time whose modes conflict (S4).
     Overlap(Box<Grant>, Box<Grant>),
     /// Two grants of one lock have one token (S1).
     DuplicateToken(Box<Grant>),
     /// A grant that was asked for after another was made has no larger token (S1).
     TokenOrder(Box<Grant>, Box<Grant>),
+    /// As many as the limit says believed in permits of one semaphore, and this one as well (S4).
+    TooMany(Box<Grant>),
     /// A lock that was seen lost was seen held again (S10).
     Revived(Box<Grant>),
 }
 
 impl History {
-    /// Begins a belief.
+    /// Begins a belief, an exclusive one.
     pub fn granted(
         &self,
         lock: &str,
@@ -62,7 +68,8 @@ impl History {
         granted: Moment,
     ) -> Believing {
         let (lock, holder) = (lock.to_owned(), holder.to_owned());
-        let grant = Grant { lock, holder, token, asked, granted, ended: Moment::NEVER };
+        let (mode, ended) = (Mode::Exclusive, Moment::NEVER);
+        let grant = Grant { lock, holder, mode, token, asked, granted, ended };
         Believing { history: self.clone(), grant, lost: false }
     }
 
@@ -93,6 +100,23 @@ impl History {
 }
 
 impl Believing {
+    /// Makes it a belief in a grant of another mode.
+    pub fn held_as(mut self, mode: Mode) -> Self {
+        self.grant.mode = mode;
+        self
+    }
+
+    /// Notes a look at a leadership by the work of its term, which ends the belief if it is lost. One
+    /// that was released goes on for the work's part: nobody else's may run until this has ended.
+    ///
+    /// # Errors
+    ///
+    /// As for [`looked`](Self::looked).
+    pub fn worked(&mut self, status: Status, now: Moment) -> Result<(), Violation> {
+        let lost = matches!(status, Status::Lost(reason) if reason != LossReason::Released);
+        self.looked(!lost, now)
+    }
+
     /// Notes a look at the lock: the first that is `false` ends the belief.
     ///
     /// # Errors
@@ -142,23 +166,43 @@ fn judge(
 
 fn check_beliefs(grants: &mut [&Grant]) -> Result<(), Violation> {
     grants.sort_by_key(|grant| grant.granted);
-    let mut latest: Option<&Grant> = None;
+    // Of each mode the belief that lasts longest so far; of permits all that last.
+    let (mut writer, mut reader): (Option<&Grant>, Option<&Grant>) = (None, None);
+    let mut permits: Vec<&Grant> = Vec::new();
     for &grant in grants.iter().filter(|grant| grant.ended > grant.granted) {
-        if let Some(before) = latest.filter(|before| before.ended > grant.granted) {
+        permits.retain(|permit| permit.ended > grant.granted);
+        let another = permits.iter().find(|permit| permit.mode != grant.mode).copied();
+        let conflicting = [writer, another, reader.filter(|_| grant.mode != Mode::Shared)];
+        let lasts = |before: &&Grant| before.ended > grant.granted;
+        if let Some(before) = conflicting.into_iter().flatten().find(lasts) {
             return Err(Violation::Overlap(Box::new(before.clone()), Box::new(grant.clone())));
         }
-        latest = Some(grant);
+        let longest =
+            |before: Option<_>| before.filter(|before: &&Grant| before.ended > grant.ended);
+        match grant.mode {
+            Mode::Exclusive => writer = longest(writer).or(Some(grant)),
+            Mode::Shared => reader = longest(reader).or(Some(grant)),
+            Mode::Permit { limit } => {
+                permits.push(grant);
+                if u32::try_from(permits.len()).is_ok_and(|holders| holders > limit) {
+                    return Err(Violation::TooMany(Box::new(grant.clone())));
+                }
+            }
+        }
     }
     Ok(())
 }
 
 fn check_tokens(grants: &mut [&Grant]) -> Result<(), Violation> {
+    // Permits have no tokens.
+    let mut grants: Vec<&Grant> =
+        grants.iter().copied().filter(|grant| !matches!(grant.mode, Mode::Permit { .. })).collect();
     let mut seen = HashSet::new();
-    if let Some(twice) = grants.iter().find(|grant| !seen.insert(grant.token)) {
+    if let Some(twice) = grants.iter().find(|grant| !seen.insert((grant.token, grant.mode))) {
         return Err(Violation::DuplicateToken(Box::new((*twice).clone())));
     }
     // Sweep over two orders at once: requests, and the grants that were made before each.
-    let mut made: Vec<&Grant> = grants.to_vec();
+    let mut made = grants.clone();
     made.sort_by_key(|grant| grant.granted);
     grants.sort_by_key(|grant| grant.asked);
     let mut made = made.into_iter().peekable();
@@ -170,10 +214,7 @@ fn check_tokens(grants: &mut [&Grant]) -> Result<(), Violation> {
             }
         }
         if let Some(before) = highest.filter(|before| before.token >= grant.token) {
-            return Err(Violation::TokenOrder(
-                Box::new(before.clone()),
-                Box::new((*grant).clone()),
-            ));
+            return Err(Violation::TokenOrder(Box::new(before.clone()), Box::new(grant.clone())));
         }
     }
     Ok(())
@@ -185,6 +226,7 @@ impl fmt::Display for Violation {
             Self::Overlap(a, b) => write!(f, "beliefs overlap: {a} and {b}"),
             Self::DuplicateToken(a) => write!(f, "the token was given before: {a}"),
             Self::TokenOrder(a, b) => write!(f, "{b} was asked for after {a} was made"),
+            Self::TooMany(a) => write!(f, "more hold than the limit says, the last one is {a}"),
             Self::Revived(a) => write!(f, "seen lost, then held again: {a}"),
         }
     }
@@ -194,10 +236,14 @@ impl std::error::Error for Violation {}
 
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lock, holder, token, asked, granted, ended } = self;
+        let Self { lock, holder, mode, token, asked, granted, ended } = self;
         let ms = |moment: &Moment| moment.nanos() / 1_000_000;
         let (asked, granted) = (ms(asked), ms(granted));
-        write!(f, "{lock}@{token} of {holder} (asked {asked}, held {granted}..{} ms)", ms(ended))
+        let ended = ms(ended);
+        write!(
+            f,
+            "{lock}@{token} of {holder} ({mode:?}, asked {asked}, held {granted}..{ended} ms)"
+        )
     }
 }
 
@@ -208,7 +254,69 @@ mod tests {
     fn grant(token: u64, asked: u64, granted: u64, ended: u64) -> Grant {
         let at = |ms: u64| Moment::from_nanos(ms * 1_000_000);
         let (asked, granted, ended) = (at(asked), at(granted), at(ended));
-        Grant { lock: "l".into(), holder: token.to_string(), token, asked, granted, ended }
+        let (lock, holder, mode) = ("l".into(), token.to_string(), Mode::Exclusive);
+        Grant { lock, holder, mode, token, asked, granted, ended }
+    }
+
+    fn shared(token: u64, asked: u64, granted: u64, ended: u64) -> Grant {
+        Grant { mode: Mode::Shared, ..grant(token, asked, granted, ended) }
+    }
+
+    fn permit(limit: u32, granted: u64, ended: u64) -> Grant {
+        Grant { mode: Mode::Permit { limit }, ..grant(0, 0, granted, ended) }
+    }
+
+    #[test]
+    fn readers_and_permits_may_hold_together() {
+        // The second reader was a writer before.
+        let readers = [
+            shared(2, 0, 10, 90),
+            shared(4, 11, 20, 30),
+            grant(6, 31, 90, 100),
+            shared(6, 31, 100, 120),
+            shared(7, 95, 101, 110),
+        ];
+        assert_eq!(check(&readers), Ok(5));
+        let permits = [permit(2, 0, 20), permit(2, 5, 10), permit(2, 10, 30), permit(2, 20, 40)];
+        assert_eq!(check(&permits), Ok(4));
+    }
+
+    #[test]
+    fn each_seeded_violation_of_readers_and_permits_is_found() {
+        let overlapping = [
+            [shared(1, 0, 10, 20), grant(2, 5, 19, 30)],
+            [grant(1, 0, 10, 20), shared(2, 5, 19, 30)],
+            [permit(2, 10, 20), permit(3, 19, 30)],
+            [permit(2, 10, 20), grant(1, 5, 19, 30)],
+            [shared(1, 0, 10, 20), permit(2, 19, 30)],
+        ];
+        for grants in overlapping {
+            assert!(matches!(check(&grants), Err(Violation::Overlap(..))), "{grants:?}");
+        }
+        // A long reader, hidden behind a shorter one.
+        let hidden = [shared(1, 0, 10, 90), shared(2, 11, 20, 30), grant(3, 31, 40, 50)];
+        assert!(matches!(check(&hidden), Err(Violation::Overlap(..))));
+        let three = [permit(2, 0, 20), permit(2, 5, 15), permit(2, 14, 30)];
+        assert!(matches!(check(&three), Err(Violation::TooMany(..))));
+        let below = [grant(5, 0, 10, 20), shared(4, 25, 30, 40)];
+        assert!(matches!(check(&below), Err(Violation::TokenOrder(..))));
+        let twice = [shared(5, 0, 10, 20), shared(5, 0, 10, 40)];
+        assert!(matches!(check(&twice), Err(Violation::DuplicateToken(..))));
+    }
+
+    #[test]
+    fn work_ends_with_a_loss_and_not_with_a_release() {
+        let at = |ms: u64| Moment::from_nanos(ms * 1_000_000);
+        for (reason, found) in [(LossReason::Released, true), (LossReason::Expired, false)] {
+            let history = History::default();
+            let mut work = history.granted("l", "h", 1, at(0), at(10));
+            work.worked(Status::Held, at(15)).unwrap();
+            work.worked(Status::Lost(reason), at(20)).unwrap();
+            history.granted("l", "i", 2, at(0), at(25)).ended(at(40));
+            work.ended(at(30));
+            let overlap = matches!(history.check(), Err(Violation::Overlap(..)));
+            assert_eq!(overlap, found, "{reason:?}");
+        }
     }
 
     #[test]
