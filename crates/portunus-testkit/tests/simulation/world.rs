@@ -17,6 +17,8 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use crate::client;
+use crate::kind::Kind;
+use crate::leaders::Observers;
 
 /// What the tasks of one schedule share.
 pub struct World {
@@ -24,6 +26,8 @@ pub struct World {
     pub store: Memory,
     pub history: History,
     pub cancelled: AtomicU64,
+    /// What the clients contend for.
+    pub kind: Kind,
     /// Whether the store ends sessions before their time, so that only tokens can be trusted.
     hasty: bool,
     evicted: Mutex<HashSet<Arc<str>>>,
@@ -37,10 +41,11 @@ pub struct Summary {
     pub cancelled: u64,
     pub evicted: u64,
     pub retries: u64,
+    /// Schedules in which there were grants, by kind.
+    pub kinds: [u64; Kind::ALL.len()],
 }
 
 pub const TTL: Duration = Duration::from_secs(2);
-pub const LOCKS: [&str; 2] = ["a", "b"];
 const MANAGERS: u64 = 3;
 const CLIENTS: u64 = 2;
 
@@ -69,6 +74,7 @@ impl World {
             clock: clock.clone(),
             history: History::default(),
             cancelled: AtomicU64::new(0),
+            kind: Kind::of(seed),
             hasty: seed.is_multiple_of(3),
             evicted: Mutex::default(),
         });
@@ -86,6 +92,7 @@ impl World {
             managers.push(manager);
             networks.push(network);
         }
+        let observers = Observers::start(&world, &managers);
         let nemesis = tokio::spawn(world.clone().trouble(networks.clone(), rng.random()));
         for client in clients {
             client.await.map_err(|error| error.to_string())??;
@@ -96,6 +103,7 @@ impl World {
             network.set(Faults::default());
         }
         world.after(&managers).await?;
+        observers.judge()?;
         let mut summary = world.summary()?;
         for manager in managers {
             let stats = manager.stats();
@@ -110,16 +118,16 @@ impl World {
     async fn after(&self, managers: &[LockManager]) -> Result<(), String> {
         let limit = TTL + Duration::from_secs(10);
         for (at, manager) in managers.iter().enumerate() {
-            for name in LOCKS {
-                let lock = manager.lock(name).map_err(|error| error.to_string())?;
-                let guard = lock.acquire_timeout(limit).await;
-                let guard = guard.map_err(|error| format!("after the faults: {error:#}"))?;
-                drop(guard.ok_or(format!("manager {at} can't get {name} after the faults"))?);
+            for name in self.kind.names() {
+                let acquired = timeout(limit, client::acquire(self.kind, manager, name)).await;
+                acquired
+                    .map_err(|_| format!("manager {at} can't get {name} after the faults"))?
+                    .map_err(|error| format!("after the faults: {error:#}"))?;
             }
         }
         // The sessions live on, so nothing below vanishes with one.
         sleep(2 * TTL).await;
-        for name in LOCKS {
+        for name in self.kind.names() {
             let left = self.store.queue(&LockName::new(name).unwrap()).await.unwrap();
             if !left.is_empty() {
                 return Err(format!("left in the queue of {name}: {left:?}"));
@@ -132,7 +140,10 @@ impl World {
         let history = &self.history;
         let grants = if self.hasty { history.check_tokens() } else { history.check() };
         let grants = grants.map_err(|violation| violation.to_string())?;
+        let mut kinds = [0; Kind::ALL.len()];
+        kinds[self.kind as usize] = u64::from(grants > 0);
         Ok(Summary {
+            kinds,
             grants: u64::try_from(grants).unwrap(),
             cancelled: self.cancelled.load(Ordering::Relaxed),
             evicted: u64::try_from(self.evicted.lock().unwrap().len()).unwrap(),
@@ -164,11 +175,13 @@ impl World {
                     network.thaw();
                 });
             } else {
-                let name = LockName::new(LOCKS[rng.random_range(0..LOCKS.len())]).unwrap();
-                let queue = self.store.queue(&name).await.unwrap();
+                let names = self.kind.names();
+                let name = LockName::new(names[rng.random_range(0..names.len())]).unwrap();
                 // Only a waiter: to evict a holder lets the next one in by intent.
-                if queue.len() > 1 {
-                    let entry = &queue[rng.random_range(1..queue.len())].id;
+                let mut waiters = self.store.contenders(&name).await.unwrap();
+                waiters.retain(|contender| !contender.holds);
+                if !waiters.is_empty() {
+                    let entry = &waiters[rng.random_range(0..waiters.len())].entry;
                     // Only one that its owner knows of: before that, `enter` may make it again.
                     let attempt = AttemptId(u128::from_str_radix(&entry.key, 16).unwrap());
                     if networks.iter().any(|network| network.has_answered(attempt))
@@ -199,6 +212,9 @@ impl AddAssign for Summary {
         self.cancelled += other.cancelled;
         self.evicted += other.evicted;
         self.retries += other.retries;
+        for (sum, more) in self.kinds.iter_mut().zip(other.kinds) {
+            *sum += more;
+        }
     }
 }
 
