@@ -345,9 +345,9 @@ pub async fn an_evicted_leader_s_work_stops_and_it_campaigns_again(stage: &Stage
     assert!(
         matches!(&told[..], [
             Transition::Elected(one),
-            Transition::Resigned { term: ended, released },
+            Transition::Resigned { term: ended, released: Ok(released) },
             Transition::Elected(two),
-            Transition::Resigned { released: Released::Clean, .. },
+            Transition::Resigned { released: Ok(Released::Clean), .. },
         ] if (one, ended, two) == (&first, &first, &second) && *released == evicted),
         "{told:?}"
     );

@@ -209,11 +209,11 @@ pub async fn a_permit_s_try_is_granted_below_the_limit_only(stage: &Stage) {
 pub async fn another_limit_or_mode_is_a_conflict(stage: &Stage) {
     let (client, other) = (stage.client().await, stage.client().await);
     let cases = [
-        (permit(2), permit(3), ["limit: 2", "limit: 3"]),
-        (permit(2), Exclusive, ["limit: 2", "Exclusive"]),
-        (permit(2), Shared, ["limit: 2", "Shared"]),
-        (Exclusive, permit(2), ["Exclusive", "limit: 2"]),
-        (Shared, permit(2), ["Shared", "limit: 2"]),
+        (permit(2), permit(3), ["limit 2", "limit 3"]),
+        (permit(2), Exclusive, ["limit 2", "an exclusive lock"]),
+        (permit(2), Shared, ["limit 2", "a shared lock"]),
+        (Exclusive, permit(2), ["an exclusive lock", "limit 2"]),
+        (Shared, permit(2), ["a shared lock", "limit 2"]),
     ];
     for (at, (held, asked, says)) in cases.into_iter().enumerate() {
         let name = stage.name(&format!("lock-{at}"));
@@ -385,9 +385,10 @@ pub async fn a_name_in_use_otherwise_is_a_conflict(stage: &Stage) {
     let semaphore = rival.semaphore(&name, 2).unwrap().acquire().await.unwrap_err();
     stage.standing(&name, 1).await;
     assert!(guard.is_held());
-    for (refused, other) in [(limit, "limit: 3"), (lock, "Exclusive"), (semaphore, "Exclusive")] {
+    let exclusive = "an exclusive lock";
+    for (refused, other) in [(limit, "limit 3"), (lock, exclusive), (semaphore, exclusive)] {
         let (kind, text) = (refused.kind(), refused.to_string());
-        let named = text.contains("limit: 2") && text.contains(other);
+        let named = text.contains("limit 2") && text.contains(other);
         assert!(kind == ErrorKind::Conflict && named, "{text}");
     }
 }
