@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 pub use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -99,6 +99,11 @@ impl<M> Guard<M> {
     /// Releases the lock for the owner, while others may look at the guard.
     pub(crate) async fn end(&self) -> Result<Released> {
         self.held.release().await
+    }
+
+    /// Gives the lock up in the background, and tells those who look at the guard.
+    pub(crate) fn give_up(&self) {
+        self.held.give_up();
     }
 
     /// Returns the name of the lock.
@@ -211,7 +216,7 @@ impl Guard<Exclusive> {
     /// - [`ErrorKind::Denied`], rarely another kind: the store refuses it; the lock is released in
     ///   the background.
     ///
-    /// While the store does not answer, it is asked again until the lock is lost.
+    /// While the store does not answer, or has no space, it is asked again until the lock is lost.
     ///
     /// # Cancel safety
     ///
@@ -257,7 +262,6 @@ impl<M> fmt::Debug for Guard<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard")
             .field("name", self.name())
-            .field("mode", &self.hold().attempt().mode)
             .field("token", &self.hold().token)
             .field("status", &self.status())
             .finish_non_exhaustive()
@@ -319,9 +323,19 @@ impl Held {
         FencingToken::new(self.hold.token, Origin::new(incarnation, self.lock.name.clone()))
     }
 
+    fn give_up(&self) {
+        drop(self.active().take());
+        drop(self.hold.end());
+        self.hold.tell();
+    }
+
+    fn active(&self) -> MutexGuard<'_, Option<Active>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn release(&self) -> Result<Released> {
         let span = tracing::debug_span!(parent: &self.span, "release");
-        let _active = self.active.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let _active = self.active().take();
         let lost = self.hold.loss();
         let withdrawal = match (self.hold.end(), lost) {
             (Some(withdrawal), None) => withdrawal,

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
+use tokio::sync::oneshot;
 
 use crate::error::Result;
 
@@ -23,13 +24,15 @@ pub struct Joint<K, T: Clone> {
 struct Latest<T: Clone> {
     begun: Arc<AtomicBool>,
     read: WeakShared<Reading<T>>,
+    /// Completes when the request has ended, or nobody waits for it any more.
+    ended: Option<oneshot::Receiver<()>>,
 }
 
 type Reading<T> = BoxFuture<'static, Result<T>>;
 
 impl<K, T> Joint<K, T>
 where
-    K: Clone + Eq + Hash,
+    K: Clone + Eq + Hash + Send + Sync,
     T: Clone + Send + Sync + 'static,
 {
     /// Returns the answer to a request that was sent after this call: one that waits to be sent
@@ -41,17 +44,22 @@ where
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a request goes on as long as one of those who share it waits for it.
-    pub async fn read<F>(&self, key: K, request: impl FnOnce() -> F) -> Result<T>
+    /// Cancel safe: a request goes on as long as one of those who share it waits for it, and those
+    /// who wait behind it do not keep it alive.
+    pub fn read<F>(
+        &self,
+        key: K,
+        request: impl FnOnce() -> F,
+    ) -> impl Future<Output = Result<T>> + Send
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let answer = self.join(&key, request).await;
-        let mut latest = self.latest();
-        if latest.get(&key).is_some_and(|latest| latest.read.upgrade().is_none_or(is_over)) {
-            latest.remove(&key);
+        let read = self.join(&key, request);
+        async move {
+            // Dropped after the reading, so that it finds whether somebody else still shares it.
+            let _forget = Forget { joint: self, key: &key };
+            read.await
         }
-        answer
     }
 
     fn join<F>(&self, key: &K, request: impl FnOnce() -> F) -> Shared<Reading<T>>
@@ -59,24 +67,28 @@ where
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let mut latest = self.latest();
-        let last = latest.get(key).map(|last| (&last.begun, last.read.upgrade()));
-        let under_way = match last {
-            Some((begun, Some(read))) if !begun.load(Ordering::Acquire) => return read,
-            Some((_, read)) => read,
+        let under_way = match latest.get_mut(key) {
+            Some(last) => match last.read.upgrade() {
+                Some(read) if !last.begun.load(Ordering::Acquire) => return read,
+                _ => last.ended.take(),
+            },
             None => None,
         };
         let begun = Arc::new(AtomicBool::new(false));
+        let (ends, ended) = oneshot::channel();
         let (begins, request) = (Arc::clone(&begun), request());
         let read = async move {
-            if let Some(before) = under_way {
-                drop(before.await);
+            let _ends: oneshot::Sender<()> = ends;
+            if let Some(ended) = under_way {
+                // Nothing is sent; the other half is dropped.
+                let _ = ended.await;
             }
             begins.store(true, Ordering::Release);
             request.await
         };
         let read = read.boxed().shared();
         if let Some(weak) = read.downgrade() {
-            latest.insert(key.clone(), Latest { begun, read: weak });
+            latest.insert(key.clone(), Latest { begun, read: weak, ended: Some(ended) });
         }
         read
     }
@@ -86,8 +98,23 @@ where
     }
 }
 
-fn is_over<T: Clone>(read: Shared<Reading<T>>) -> bool {
-    read.peek().is_some()
+/// Removes what is known of a reading with the last who shared it.
+struct Forget<'a, K: Clone + Eq + Hash + Send + Sync, T: Clone + Send + Sync + 'static> {
+    joint: &'a Joint<K, T>,
+    key: &'a K,
+}
+
+impl<K, T> Drop for Forget<'_, K, T>
+where
+    K: Clone + Eq + Hash + Send + Sync,
+    T: Clone + Send + Sync + 'static,
+{
+    fn drop(&mut self) {
+        let mut latest = self.joint.latest();
+        if latest.get(self.key).is_some_and(|latest| latest.read.upgrade().is_none()) {
+            latest.remove(self.key);
+        }
+    }
 }
 
 impl<K, T: Clone> Default for Joint<K, T> {
@@ -107,7 +134,7 @@ mod tests {
     use super::*;
 
     use crate::error::{Error, ErrorKind};
-    use futures_util::future::{join_all, poll_immediate};
+    use futures_util::future::{join, join_all, poll_immediate};
     use std::pin::pin;
     use std::sync::atomic::AtomicUsize;
     use tokio::sync::Semaphore;
@@ -144,8 +171,9 @@ mod tests {
         assert_eq!(asked.count.load(Ordering::Relaxed), 1);
         asked.answers.add_permits(2);
         // Not the one that was sent before they asked.
-        assert!(rest.await.into_iter().all(|answer| answer.unwrap() == 2));
-        assert_eq!(first.await.unwrap(), 1);
+        let (first, rest) = join(first, rest).await;
+        assert_eq!(first.unwrap(), 1);
+        assert!(rest.into_iter().all(|answer| answer.unwrap() == 2));
         assert!(joint.latest().is_empty());
         asked.answers.add_permits(1);
         assert_eq!(asked.ask(&joint).await.unwrap(), 3);
@@ -160,9 +188,25 @@ mod tests {
         assert!(poll_immediate(second.as_mut()).await.is_none());
         let mut third = Box::pin(asked.ask(&joint));
         assert!(poll_immediate(third.as_mut()).await.is_none());
-        drop((first, second));
+        drop(second);
         asked.answers.add_permits(2);
-        assert_eq!(third.await.unwrap(), 2);
+        let (first, third) = join(first, third).await;
+        assert_eq!((first.unwrap(), third.unwrap()), (1, 2));
+        assert!(joint.latest().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_hangs_ends_with_those_who_asked_for_it() {
+        let (joint, asked) = (Joint::default(), Asked::new());
+        let mut hangs = Box::pin(asked.ask(&joint));
+        assert!(poll_immediate(hangs.as_mut()).await.is_none());
+        let mut next = Box::pin(asked.ask(&joint));
+        assert!(poll_immediate(next.as_mut()).await.is_none());
+        assert_eq!(asked.count.load(Ordering::Relaxed), 1);
+        drop(hangs);
+        assert!(poll_immediate(next.as_mut()).await.is_none());
+        assert_eq!(asked.count.load(Ordering::Relaxed), 2);
+        drop(next);
         assert!(joint.latest().is_empty());
     }
 

@@ -7,7 +7,7 @@ use futures_util::future::{join_all, select_all};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::guard::{Exclusive, Guard, LossReason, Ran, Released};
 use crate::handle::Handle;
 use crate::keeper::{Engine, Request, Wait};
@@ -38,9 +38,12 @@ impl Guards {
         let mut guards = Vec::with_capacity(names.len());
         for name in names {
             let handle = Handle::new(Arc::clone(engine), name);
-            match handle.seek(Request::default(), wait).await? {
-                Some(guard) => guards.push(guard),
-                None => return Ok(None),
+            match handle.seek(Request::default(), wait).await {
+                Ok(Some(guard)) => guards.push(guard),
+                Ok(None) => return Ok(None),
+                // The others took all the time, and left none for the store to answer in.
+                Err(error) if !guards.is_empty() && is_late(&error, wait) => return Ok(None),
+                Err(error) => return Err(error),
             }
         }
         let guards = Self { guards, engine: Arc::clone(engine), signal: OnceLock::new() };
@@ -140,6 +143,12 @@ impl Guards {
         let lost = |guard: &Guard| Some((guard.name().clone(), guard.hold().loss()?));
         self.guards.iter().find_map(lost)
     }
+}
+
+/// Whether nothing is wrong but that the time was over.
+fn is_late(error: &Error, wait: Wait) -> bool {
+    let failed = std::error::Error::source(error).is_some();
+    matches!(wait, Wait::Until(_)) && error.kind() == ErrorKind::Unavailable && !failed
 }
 
 /// Refuses a set that can't be acquired; `names` are sorted.

@@ -93,9 +93,10 @@ impl SharedToken {
     }
 }
 
+/// In a form that nobody reads as a [`FencingToken`].
 impl fmt::Display for SharedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        write!(f, "{};shared", self.0)
     }
 }
 
@@ -215,6 +216,8 @@ mod tests {
         let original = token(42, &[7, 255], "jobs/ü");
         assert_eq!(original.to_string(), "42;origin=0207ff6a6f62732fc3bc");
         assert_eq!(original.to_string().parse::<FencingToken>().unwrap(), original);
+        let shared = SharedToken::new(original.clone()).to_string();
+        assert_eq!(shared.parse::<FencingToken>().unwrap_err().kind(), ErrorKind::Invalid);
         // The length keeps (incarnation, name) = ("ab", "c") apart from ("a", "bc").
         assert_ne!(token(1, b"ab", "c").to_string(), token(1, b"a", "bc").to_string());
         for bad in

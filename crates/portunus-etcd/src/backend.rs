@@ -17,9 +17,9 @@ use crate::config::EtcdConfig;
 use crate::endpoints::Endpoints;
 use crate::error::{Effect, STORE};
 use crate::layout::{Keys, is_by, text, value};
+use crate::listing::{Listings, unconfirmed};
 use crate::news::{Changes, Wake};
 use crate::queue::Queue;
-use crate::readers::Readers;
 use crate::renew::Renewals;
 use crate::rewrite::is_marked;
 use crate::slots::Slots;
@@ -42,7 +42,7 @@ pub struct Etcd {
     sessions: Store,
     renewals: Renewals,
     watches: Watches,
-    pub(crate) readers: Readers,
+    pub(crate) listings: Listings,
     slots: Slots,
 }
 
@@ -71,7 +71,7 @@ impl Etcd {
             sessions: Store::new(Arc::clone(&renewals), horizon),
             renewals: Renewals::new(renewals),
             watches: Watches::new(requests),
-            readers: Readers::default(),
+            listings: Listings::default(),
             slots: Slots::default(),
             config,
         })
@@ -184,8 +184,8 @@ impl LockBackend for Etcd {
             let kv = kv.ok_or_else(|| malformed("the own entry is not in the queue"))?;
             let position = revision(kv.create_revision())?;
             let entry = EntryId { key: Arc::clone(&own), position };
-            let turn = queue.turn(&kvs, &entry, attempt.mode, answer.revision)?;
             let whole = window == 0 || i64::try_from(kvs.len()).is_ok_and(|count| count < window);
+            let turn = queue.turn(&kvs, &entry, attempt.mode, answer.revision);
             Ok::<_, Error>((entry, turn, whole))
         };
         let nobody = || Compare::create_revision(&*prefix, CompareOp::Equal, 0).with_prefix();
@@ -195,12 +195,16 @@ impl LockBackend for Etcd {
             let mut answer = self.store.txn("enter", name, Effect::Write, txn).await?;
             if answer.succeeded {
                 let (entry, turn, whole) = queued(answer)?;
-                let turn = match (attempt.mode, &turn) {
+                let turn = match turn {
                     // Behind readers alone, as far as was read; these may be waiting themselves.
-                    (Mode::Shared, Turn::Held { .. }) if !whole => {
-                        self.look(session, attempt, &entry).await?
+                    Ok(Turn::Held { .. }) if !whole && attempt.mode == Mode::Shared => {
+                        self.look_at_own(session, attempt, &entry).await?
                     }
-                    _ => turn,
+                    // Of another kind than its neighbour, who may be the one that is refused.
+                    Err(error) if !whole && error.kind() == ErrorKind::Conflict => {
+                        self.look_together(attempt, &entry, prefix).await.map_err(unconfirmed)?
+                    }
+                    turn => turn?,
                 };
                 return Ok(Entered::Queued { entry, turn });
             }
@@ -213,7 +217,7 @@ impl LockBackend for Etcd {
                 // An earlier request of this attempt arrived.
                 let position = revision(kv.create_revision())?;
                 let entry = EntryId { key: Arc::clone(&own), position };
-                let turn = self.look(session, attempt, &entry).await?;
+                let turn = self.look_at_own(session, attempt, &entry).await?;
                 return Ok(Entered::Queued { entry, turn });
             }
             if !answer.kvs()?.is_empty() {
@@ -223,14 +227,13 @@ impl LockBackend for Etcd {
             if !attempt.try_only {
                 return Err(malformed("the own entry is neither there nor absent"));
             }
-            if queue.is_taken(&answer.kvs()?, &own, attempt.mode, answer.revision)? {
+            if self.is_taken(&queue, &mut answer, &own, attempt).await? {
                 if first {
                     self.slots.end(session.id, attempt, true);
                 }
                 return Ok(Entered::Refused);
             }
-            // Only holders that let it in, or entries of locks below this one's name: enter if none
-            // was added since.
+            // Holders that let it in, or entries of locks below this name: enter if none came since.
             let next = i64::try_from(answer.revision).unwrap_or(i64::MAX).saturating_add(1);
             free = Some(Compare::create_revision(&*prefix, CompareOp::Less, next).with_prefix());
         }
@@ -258,7 +261,12 @@ impl LockBackend for Etcd {
             return Ok(Turn::Lost);
         }
         let (queue, kvs) = (Queue::new(&self.keys, &attempt.name, &prefix), answer.kvs()?);
-        let turn = queue.turn(&kvs, entry, attempt.mode, answer.revision)?;
+        let turn = match queue.turn(&kvs, entry, attempt.mode, answer.revision) {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                return self.look_together(attempt, entry, prefix).await;
+            }
+            turn => turn?,
+        };
         let permit = matches!(attempt.mode, Mode::Permit { .. });
         match turn {
             Turn::Held { .. } if permit && !is_marked(&kvs, entry) => {

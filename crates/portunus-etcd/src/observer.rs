@@ -102,7 +102,7 @@ impl LockObserver for Etcd {
 }
 
 impl Etcd {
-    async fn list(
+    pub(crate) async fn list(
         &self,
         operation: &'static str,
         name: &LockName,

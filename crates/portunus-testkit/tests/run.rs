@@ -180,6 +180,7 @@ async fn whoever_shares_a_leadership_learns_that_it_was_given_up() {
     });
     running.until(shutdown).await.unwrap();
     let leadership = shared.recv().await.unwrap();
+    assert!(leadership.cancellation_token().is_cancelled());
     assert_eq!(leadership.lost().await, LossReason::Released);
     assert!(!leadership.is_held() && !leadership.is_fresh());
     let refused = leadership.publish("late").await.unwrap_err();
@@ -220,7 +221,9 @@ async fn work_that_ends_by_itself_gives_way_to_the_next() {
 async fn dropping_the_run_drops_the_work_and_resigns() {
     let bench = Bench::new().await;
     let tell = bench.tell();
-    let running = bench.first.run("first", move |_| {
+    let (share, mut shared) = tokio::sync::mpsc::unbounded_channel();
+    let running = bench.first.run("first", move |leadership| {
+        share.send(leadership).unwrap();
         let dropped = Dropped(tell.clone());
         async move {
             std::future::pending::<()>().await;
@@ -229,9 +232,43 @@ async fn dropping_the_run_drops_the_work_and_resigns() {
     });
     assert!(tokio::time::timeout(TTL, running.into_future()).await.is_err());
     assert_eq!(bench.words(), ["dropped"]);
+    // Also when somebody still has it in hand.
+    let leadership = shared.recv().await.unwrap();
+    assert!(!leadership.is_held() && leadership.cancellation_token().is_cancelled());
     let begun = bench.clock.now();
     let next = bench.second.campaign("second").await.unwrap();
     assert!(next.is_held() && bench.clock.now().since(begun) < SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_panics_leads_no_longer() {
+    let bench = Bench::new().await;
+    let (share, mut shared) = tokio::sync::mpsc::unbounded_channel();
+    let running = bench.first.run("first", move |leadership| {
+        share.send(leadership).unwrap();
+        async { panic!("at work") }
+    });
+    assert!(tokio::spawn(running.into_future()).await.unwrap_err().is_panic());
+    assert!(!shared.recv().await.unwrap().is_held());
+    let next = bench.second.campaign("second").await.unwrap();
+    assert!(next.is_held());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_looks_seldom_is_told_the_newest() {
+    let bench = Bench::new().await;
+    let mut seen = bench.first.observe();
+    for at in 0..5 {
+        let leadership = bench.second.campaign(at.to_string()).await.unwrap();
+        sleep(SECOND).await;
+        leadership.publish(format!("{at} again")).await.unwrap();
+        leadership.resign().await.unwrap();
+        sleep(SECOND).await;
+    }
+    let last = bench.second.campaign("last").await.unwrap();
+    sleep(SECOND).await;
+    let leader = seen.next().await.unwrap().unwrap().unwrap();
+    assert_eq!((&*leader.value, leader.term), ("last", last.term()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,9 +19,9 @@ use crate::connection::Dial;
 use crate::endpoints::Endpoints;
 use crate::error::{Effect, Fault, STORE};
 use crate::layout::is_entry;
+use crate::listing::{Listings, unconfirmed};
 use crate::observer::{Reader, list};
 use crate::queue::{self, Queue, Strangers};
-use crate::readers::Readers;
 use crate::session::{LiveSession, Sessions, confirm};
 use crate::slots::{Entering, Own, Slots};
 use crate::store::{Store, zxid};
@@ -41,7 +41,7 @@ pub struct ZooKeeper {
     pub(crate) sessions: Sessions,
     pub(crate) strangers: Arc<Strangers>,
     pub(crate) reader: Reader,
-    pub(crate) readers: Readers,
+    pub(crate) listings: Listings,
     pub(crate) slots: Slots,
 }
 
@@ -58,7 +58,7 @@ impl ZooKeeper {
             sessions: Sessions::default(),
             strangers: Arc::default(),
             reader: Reader::default(),
-            readers: Readers::default(),
+            listings: Listings::default(),
             slots: Slots::default(),
         })
     }
@@ -184,7 +184,7 @@ impl LockBackend for ZooKeeper {
         let (own, turn) = match known {
             Some(own) => {
                 self.slots.done(session.id, attempt, own.clone());
-                let turn = self.look(session, attempt, &own.entry).await?;
+                let turn = self.look(session, attempt, &own.entry).await.map_err(unconfirmed)?;
                 (own, turn)
             }
             None => {
@@ -209,11 +209,12 @@ impl LockBackend for ZooKeeper {
         self.check_number(attempt, &own)?;
         if attempt.try_only && matches!(turn, Turn::Waiting { .. }) {
             // Somebody came in between.
-            self.delete(&live.endpoints, &own.entry.key).await.map_err(failed)?;
+            let deleted = self.delete(&live.endpoints, &own.entry.key).await;
+            deleted.map_err(failed).map_err(unconfirmed)?;
             self.slots.end(attempt.id);
             return Ok(Entered::Refused);
         }
-        let turn = self.check_blockers(&live, attempt, turn).await?;
+        let turn = self.check_blockers(&live, attempt, turn).await.map_err(unconfirmed)?;
         Ok(Entered::Queued { entry: own.entry, turn })
     }
 

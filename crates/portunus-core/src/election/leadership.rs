@@ -55,6 +55,7 @@ impl Leadership {
 
     /// Returns a token that is cancelled when the work of this term has to stop: when the leadership
     /// is lost, and under [`Election::run`](super::Election::run) also when it has to end in time.
+    /// Not by [`resign`](Self::resign): who calls that has stopped the work.
     #[must_use]
     pub fn cancellation_token(&self) -> CancellationToken {
         self.term.stop.child_token()
@@ -68,7 +69,8 @@ impl Leadership {
     ///   the value while it lasted, and see it no longer.
     /// - [`ErrorKind::Invalid`]: it is longer than the store takes
     ///   ([`Capabilities::max_value`](crate::backend::Capabilities::max_value)); the old one stands.
-    /// - [`ErrorKind::Denied`], rarely another kind: the store refuses it; the old one stands.
+    /// - [`ErrorKind::Denied`], rarely another kind: the store refuses it; the old one stands, except
+    ///   where the error says that the store went back.
     ///
     /// While the store does not answer, it is asked again until the leadership is lost.
     ///

@@ -105,8 +105,7 @@ impl Election {
 
     /// Follows who leads: the present leader, then each change, without taking part.
     ///
-    /// Terms only grow. What happens between two looks at the stream may be left out: it tells the
-    /// newest. While the store can't be reached it says nothing, and goes on by itself.
+    /// Terms only grow. Of what happens between two looks at the stream it tells the newest. While the store can't be reached it says nothing, and goes on by itself.
     #[must_use = "it does nothing unless it is polled"]
     pub fn observe(&self) -> Observe {
         Observe::start(&self.0)
@@ -124,9 +123,11 @@ impl Election {
     /// - The service shuts down.
     ///
     /// Work that has not stopped when its grace, or the leadership's deadline, is over is dropped
-    /// where it stands. So no two run at a time, unless one blocks its thread and can't be dropped,
-    /// or its process was paused: see [`Run::exit_process_on_overrun`], and send the term with
-    /// every write. If `work` ends by itself, the leadership is given up and campaigned for again.
+    /// where it stands. So no two work at a time in the belief to lead. Two may run at a time when
+    /// the loss came without a warning (an eviction, a pause of the process) and the work that was
+    /// told winds up, or when it blocks its thread and can't be dropped
+    /// ([`Run::exit_process_on_overrun`]): send the term with every write. If `work` ends by itself,
+    /// the leadership is given up and campaigned for again.
     ///
     /// # Examples
     ///

@@ -1,5 +1,6 @@
 //! Who leads, seen without taking part.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
@@ -29,7 +30,6 @@ pub struct Leader {
 /// `None` says that nobody does. An error is the last item: [`ErrorKind::Regression`] when the store
 /// went back in time, [`ErrorKind::Denied`] when it no longer answers this client. Without an error
 /// it ends with its manager.
-#[derive(Debug)]
 #[must_use = "it does nothing unless it is polled"]
 pub struct Observe {
     handle: Handle,
@@ -87,6 +87,12 @@ impl Stream for Observe {
     type Item = Result<Option<Leader>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        if self.following.is_some()
+            && let Err(forked) = self.handle.engine.check_fork("observe")
+        {
+            self.following = None;
+            return Poll::Ready(Some(Err(forked)));
+        }
         loop {
             let Some(following) = &mut self.following else { return Poll::Ready(None) };
             let told = match ready!(following.poll_next(cx)) {
@@ -104,6 +110,13 @@ impl Stream for Observe {
                 return Poll::Ready(told);
             }
         }
+    }
+}
+
+impl fmt::Debug for Observe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { handle, last, .. } = self;
+        f.debug_struct("Observe").field("name", handle.name()).field("last", last).finish()
     }
 }
 

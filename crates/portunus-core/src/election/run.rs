@@ -163,11 +163,13 @@ where
                 () = closing.cancelled() => {}
             }
         };
-        // Dropped after the work and before the leadership.
+        // However the work ends, also by a panic or with the whole future, then the term does.
+        let ending = Ending(leadership);
+        // Dropped after the work and before that.
         let done = term.done.clone().drop_guard();
         let watch = term.clone().watch(Arc::clone(hold), grace, self.overrun, unwanted);
         context.threads.on_herald(watch);
-        {
+        if hold.loss().is_none() {
             let work = pin!((self.work)(Arc::clone(leadership)));
             tokio::select! {
                 biased;
@@ -176,10 +178,11 @@ where
             }
         }
         drop(done);
+        // What the work has handed its token to has to stop as well, before another may lead.
+        term.stop.cancel();
         let long = hold.age() >= context.options.ttl;
         let released = leadership.guard().end().await;
-        // Whoever shares the leadership may wait for its end.
-        hold.tell();
+        drop(ending);
         (self.on_transition)(Transition::Resigned { term: leadership.term(), released });
         long
     }
@@ -205,6 +208,16 @@ where
     fn passes(&self, error: &Error) -> bool {
         let closing = &self.election.0.engine.closing;
         !closing.is_cancelled() && (error.is_retryable() || error.kind() == ErrorKind::Lost)
+    }
+}
+
+/// Ends a term, whoever shares the leadership.
+struct Ending<'a>(&'a Leadership);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.watched().stop.cancel();
+        self.0.guard().give_up();
     }
 }
 

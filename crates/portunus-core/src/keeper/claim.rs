@@ -73,7 +73,7 @@ impl Claim {
         };
         let (context, session) = (Arc::clone(&self.context), Arc::clone(&self.session));
         let reap = reap(context, session, Arc::clone(&self.attempt), in_doubt, delay);
-        Some(self.context.threads.begin(reap))
+        Some(self.context.threads.begin(Box::pin(reap)))
     }
 }
 

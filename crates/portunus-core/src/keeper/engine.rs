@@ -108,18 +108,27 @@ impl Engine {
     }
 
     /// Does work for a caller who awaits it; dropping the future drops the work.
-    pub(crate) async fn run<T: Send + 'static>(
+    pub(crate) fn run<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        if self.context.is_forked() {
-            // The threads that would do it are the parent's.
-            let error = self.context.error(ErrorKind::Unsupported, operation);
-            return Err(error.with_detail("this process was forked; connect anew in it"));
+    ) -> impl Future<Output = Result<T>> + Send {
+        // At once: an acquire takes kilobytes, which every future around it would hold as well.
+        let work = Box::pin(work);
+        async move {
+            self.check_fork(operation)?;
+            let done = self.context.threads.run(work).await;
+            done.unwrap_or_else(|| Err(self.closed(operation)))
         }
-        let done = self.context.threads.run(work).await;
-        done.unwrap_or_else(|| Err(self.closed(operation)))
+    }
+
+    /// Refuses a fork's child: the threads that would do its work are the parent's.
+    pub(crate) fn check_fork(&self, operation: &'static str) -> Result<()> {
+        if !self.context.is_forked() {
+            return Ok(());
+        }
+        let error = self.context.error(ErrorKind::Unsupported, operation);
+        Err(error.with_detail("this process was forked; connect anew in it"))
     }
 
     /// Refuses new calls, waits for guards, calls and clean-ups to end, closes the sessions.

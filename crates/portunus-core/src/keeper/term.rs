@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+use super::context::Context;
 use super::hold::Hold;
 use crate::clock::Moment;
 use crate::mutant::Mutant;
@@ -47,8 +48,11 @@ impl Term {
             biased;
             () = self.done.cancelled() => return,
             () = hold.signal().cancelled() => clock.now().after(grace),
-            () = unwanted => clock.now().after(grace),
             deadline = nearly_over(&hold, grace) => deadline,
+            () = unwanted => {
+                let stop_by = clock.now().after(grace);
+                hold.deadline().map_or(stop_by, |deadline| stop_by.min(deadline))
+            }
         };
         self.stop.cancel();
         if Mutant::CallbackNotAwaited.is_on() {
@@ -60,15 +64,20 @@ impl Term {
             () = clock.sleep_until(stop_by) => {}
         }
         self.abort.cancel();
-        let Some(code) = overrun else { return };
-        tokio::select! {
-            biased;
-            () = self.done.cancelled() => {}
-            () = clock.sleep_until(clock.now().after(TO_DROP)) => {
-                tracing::error!(code, "a leader's work did not stop; the process ends");
-                std::process::exit(code);
-            }
+        if let Some(code) = overrun {
+            let exit = exit(Arc::clone(hold.context()), self.done, code);
+            // Not even a subscriber that waits for what the work has locked may hold it up.
+            hold.context().threads.on_keeper(exit);
         }
+    }
+}
+
+/// Ends the process if the work is not gone in time.
+async fn exit(context: Arc<Context>, done: CancellationToken, code: i32) {
+    tokio::select! {
+        biased;
+        () = done.cancelled() => {}
+        () = context.sleep(TO_DROP) => std::process::exit(code),
     }
 }
 

@@ -61,9 +61,8 @@ impl Threads {
     /// work without waiting costs no hop. Dropping the answer does not end the work.
     pub(crate) fn begin<T: Send + 'static>(
         &self,
-        work: impl Future<Output = T> + Send + 'static,
+        mut work: Pin<Box<impl Future<Output = T> + Send + 'static>>,
     ) -> Begun<T> {
-        let mut work = Box::pin(work);
         let first = match Handle::try_current() {
             // A guard in a thread-local is dropped at the end of its thread: no place for a poll.
             Err(error) if error.is_thread_local_destroyed() => Poll::Pending,
@@ -82,7 +81,7 @@ impl Threads {
     /// Like [`begin`](Self::begin) for a caller who awaits it: dropping this future drops `work`.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        work: impl Future<Output = T> + Send + 'static,
+        work: Pin<Box<impl Future<Output = T> + Send + 'static>>,
     ) -> Option<T> {
         let mut begun = AbortOnDrop(self.begin(work));
         std::future::poll_fn(|cx| Pin::new(&mut begun.0).poll(cx)).await

@@ -56,7 +56,7 @@ impl LockState {
         if token <= *highest {
             return Err(*highest);
         }
-        if mode == Mode::Exclusive {
+        if matches!(mode, Mode::Exclusive | Mode::Permit { limit: 1 }) {
             *highest = token;
         }
         Ok(())

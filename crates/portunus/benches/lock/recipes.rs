@@ -175,7 +175,7 @@ async fn end(managers: impl IntoIterator<Item = LockManager>) -> Result<()> {
 }
 
 const ROUNDS: usize = 5;
-const TERMS: usize = 50;
+const TERMS: usize = 20;
 const READERS: usize = 100;
 const LIMIT: u32 = 5;
 const RELEASES: usize = 40;
