@@ -105,7 +105,8 @@ async fn a_store_that_does_not_answer_leaves_the_service_alive_and_not_ready(sce
     assert_eq!((asked.status, asked.text.contains("retry-after: 1\r\n")), (503, true));
     assert_eq!(service.get("/healthz").await.status, 200);
     // Its work stops in time, but the store does not hear that it resigns; or it is too slow.
-    service.says(&["failed: ", &format!("lost term {term}: Expired")]).await;
+    let (unheard, late) = (format!("ended term {term}: "), format!("lost term {term}: Expired"));
+    service.says(&[&unheard, &late]).await;
     scene.unpause().await;
     let (leader, later) = services.leads_after(term, Duration::from_secs(30)).await;
     services.agree(leader, later).await;

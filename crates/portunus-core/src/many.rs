@@ -42,7 +42,9 @@ impl Guards {
                 Ok(Some(guard)) => guards.push(guard),
                 Ok(None) => return Ok(None),
                 // The others took all the time, and left none for the store to answer in.
-                Err(error) if !guards.is_empty() && is_late(&error, wait) => return Ok(None),
+                Err(error) if !guards.is_empty() && is_late(engine, &error, wait) => {
+                    return Ok(None);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -146,9 +148,9 @@ impl Guards {
 }
 
 /// Whether nothing is wrong but that the time was over.
-fn is_late(error: &Error, wait: Wait) -> bool {
-    let failed = std::error::Error::source(error).is_some();
-    matches!(wait, Wait::Until(_)) && error.kind() == ErrorKind::Unavailable && !failed
+fn is_late(engine: &Engine, error: &Error, wait: Wait) -> bool {
+    let failed = std::error::Error::source(error).is_some() || engine.closing.is_cancelled();
+    error.kind() == ErrorKind::Unavailable && !failed && engine.context.is_over(wait)
 }
 
 /// Refuses a set that can't be acquired; `names` are sorted.

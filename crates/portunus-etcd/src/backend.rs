@@ -263,7 +263,7 @@ impl LockBackend for Etcd {
         let (queue, kvs) = (Queue::new(&self.keys, &attempt.name, &prefix), answer.kvs()?);
         let turn = match queue.turn(&kvs, entry, attempt.mode, answer.revision) {
             Err(error) if error.kind() == ErrorKind::Conflict => {
-                return self.look_together(attempt, entry, prefix).await;
+                self.look_together(attempt, entry, prefix.clone()).await?
             }
             turn => turn?,
         };

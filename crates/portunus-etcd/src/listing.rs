@@ -55,11 +55,12 @@ impl Etcd {
         own: &Arc<str>,
         attempt: &Attempt,
     ) -> Result<bool> {
-        let (mode, as_of) = (attempt.mode, answer.revision);
-        match queue.is_taken(&answer.kvs()?, own, mode, as_of) {
+        match queue.is_taken(&answer.kvs()?, own, attempt.mode, answer.revision) {
             Err(error) if error.kind() == ErrorKind::Conflict => {
-                let (_, kvs) = self.list("enter", &attempt.name).await?;
-                queue.is_taken(&kvs, own, mode, as_of)
+                let txn = Txn::new().and_then([newest(&self.keys.queue(&attempt.name)?, 0, 0)]);
+                let name = Some(attempt.name.as_str());
+                let mut whole = self.store.txn("enter", name, Effect::Read, txn).await?;
+                queue.is_taken(&whole.kvs()?, own, attempt.mode, whole.revision)
             }
             taken => taken,
         }

@@ -102,7 +102,7 @@ impl LockObserver for Etcd {
 }
 
 impl Etcd {
-    pub(crate) async fn list(
+    async fn list(
         &self,
         operation: &'static str,
         name: &LockName,

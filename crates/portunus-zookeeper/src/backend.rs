@@ -207,8 +207,8 @@ impl LockBackend for ZooKeeper {
             }
         };
         self.check_number(attempt, &own)?;
-        if attempt.try_only && matches!(turn, Turn::Waiting { .. }) {
-            // Somebody came in between.
+        if attempt.try_only && matches!(turn, Turn::Waiting { .. } | Turn::Lost) {
+            // Somebody came in between; it may be gone, if the answer to this was lost before.
             let deleted = self.delete(&live.endpoints, &own.entry.key).await;
             deleted.map_err(failed).map_err(unconfirmed)?;
             self.slots.end(attempt.id);

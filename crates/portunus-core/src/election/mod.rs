@@ -105,7 +105,8 @@ impl Election {
 
     /// Follows who leads: the present leader, then each change, without taking part.
     ///
-    /// Terms only grow. Of what happens between two looks at the stream it tells the newest. While the store can't be reached it says nothing, and goes on by itself.
+    /// Terms only grow. Of what happens between two looks at the stream it tells the newest. While the
+    /// store can't be reached it says nothing, and goes on by itself.
     #[must_use = "it does nothing unless it is polled"]
     pub fn observe(&self) -> Observe {
         Observe::start(&self.0)

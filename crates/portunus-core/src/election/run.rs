@@ -181,7 +181,9 @@ where
         // What the work has handed its token to has to stop as well, before another may lead.
         term.stop.cancel();
         let long = hold.age() >= context.options.ttl;
-        let released = leadership.guard().end().await;
+        // Whoever shares the leadership is told as soon as it is given up.
+        let told = async { hold.tell() };
+        let (released, ()) = tokio::join!(biased; leadership.guard().end(), told);
         drop(ending);
         (self.on_transition)(Transition::Resigned { term: leadership.term(), released });
         long

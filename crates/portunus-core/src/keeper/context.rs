@@ -84,6 +84,11 @@ impl Context {
         Wait::Until(self.clock.now().after(limit))
     }
 
+    /// Whether a wait that ends has ended.
+    pub(crate) fn is_over(&self, wait: Wait) -> bool {
+        matches!(wait, Wait::Until(moment) if moment <= self.clock.now())
+    }
+
     /// A backoff whose longest delay suits a session that lives for `span`.
     pub(crate) fn backoff(&self, span: Duration) -> Backoff {
         Backoff::new((span / 6).min(Duration::from_secs(1)))

@@ -75,7 +75,7 @@ async fn observe(context: &Context, name: &LockName, tell: &Sender<Newest>) -> E
     let silence = interval(context);
     let mut since = 0;
     let mut backoff = context.backoff(context.options.ttl);
-    loop {
+    'anew: loop {
         let opening = context.backend.follow(name, since);
         match limited(&*context.clock, context.options.connect_timeout, opening).await {
             Some(Ok(mut heads)) => {
@@ -92,8 +92,9 @@ async fn observe(context: &Context, name: &LockName, tell: &Sender<Newest>) -> E
                             first = false;
                         }
                         Some(Some(Err(error))) if !passes(&error) => return error,
-                        // It ended, or says nothing: perhaps because there is nothing to say.
-                        Some(_) | None => break,
+                        Some(_) => break,
+                        // It says nothing: perhaps because there is nothing to say.
+                        None => continue 'anew,
                     }
                 }
             }

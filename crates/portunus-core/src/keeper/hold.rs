@@ -84,7 +84,7 @@ impl Hold {
         let signal = self.signal.get_or_init(CancellationToken::new);
         // Either this sees the loss, or `tell` sees the signal.
         fence(Ordering::SeqCst);
-        if self.reason.get().is_some() {
+        if self.reason.get().is_some() || self.context().is_forked() {
             signal.cancel();
         }
         signal
