@@ -70,6 +70,10 @@ impl Scene {
         self.store.url(ttl)
     }
 
+    pub(crate) fn cluster(&self) -> &Cluster {
+        self.store.cluster()
+    }
+
     /// No node answers from now on.
     pub(crate) async fn pause(&self) {
         for node in 0..NODES {
