@@ -11,7 +11,8 @@ pub(crate) struct ZooKeeper(Client);
 impl ZooKeeper {
     pub(crate) async fn connect(hosts: &str) -> Result<Self> {
         let client = Client::connect(hosts).await?;
-        let options = CreateMode::Container.with_acls(Acls::anyone_all());
+        // Not a container: it is empty between two locks, and the ensemble would remove it.
+        let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
         client.mkdir(PARENT, &options).await?;
         Ok(Self(client))
     }
