@@ -100,6 +100,18 @@ impl fmt::Display for SharedToken {
     }
 }
 
+impl FromStr for SharedToken {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = text.strip_suffix(";shared").and_then(|token| token.parse().ok());
+        parsed.map(Self).ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, "token", "parse")
+                .with_detail("accepted is `<decimal value>;origin=<lower-case hex>;shared`")
+        })
+    }
+}
+
 /// Where a token comes from: one lock in one [`Incarnation`] of a store.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Origin {
@@ -218,6 +230,9 @@ mod tests {
         assert_eq!(original.to_string().parse::<FencingToken>().unwrap(), original);
         let shared = SharedToken::new(original.clone()).to_string();
         assert_eq!(shared.parse::<FencingToken>().unwrap_err().kind(), ErrorKind::Invalid);
+        assert_eq!(shared.parse::<SharedToken>().unwrap(), SharedToken::new(original.clone()));
+        let exclusive = original.to_string();
+        assert_eq!(exclusive.parse::<SharedToken>().unwrap_err().kind(), ErrorKind::Invalid);
         // The length keeps (incarnation, name) = ("ab", "c") apart from ("a", "bc").
         assert_ne!(token(1, b"ab", "c").to_string(), token(1, b"a", "bc").to_string());
         for bad in

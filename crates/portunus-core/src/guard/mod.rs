@@ -1,5 +1,7 @@
 //! The guard: a held lock as a value, with its token, its loss signal and its release.
 
+mod downgrade;
+
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -9,8 +11,9 @@ use std::time::Duration;
 pub use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use crate::backend::{Left, Mode};
-use crate::error::{Error, ErrorKind, Result};
+pub use self::downgrade::DowngradeError;
+use crate::backend::{EntryId, Left, Mode};
+use crate::error::{ErrorKind, Result};
 use crate::keeper::{BusyMark, Change, Context, Engine, Hold, LockState, Withdrawn, change};
 pub use crate::loss::LossReason;
 use crate::name::LockName;
@@ -110,6 +113,13 @@ impl<M> Guard<M> {
     #[must_use]
     pub fn name(&self) -> &LockName {
         &self.held.lock.name
+    }
+
+    /// Returns what the store calls this grant: for fences in the same store, whose writes happen
+    /// only while the entry stands. Fixed at the grant.
+    #[must_use]
+    pub fn entry(&self) -> &EntryId {
+        &self.hold().entry
     }
 
     /// Whether the lock is held now, without I/O. Once `false`, `false` for ever, also when every
@@ -265,39 +275,6 @@ impl<M> fmt::Debug for Guard<M> {
             .field("token", &self.hold().token)
             .field("status", &self.status())
             .finish_non_exhaustive()
-    }
-}
-
-/// Why a [`downgrade`](Guard::downgrade) failed; with `?` it becomes the [`Error`], and a guard in
-/// it is released.
-pub struct DowngradeError<G = Guard> {
-    /// What was wrong.
-    pub error: Error,
-    /// The guard, when the store was not asked: held as before.
-    pub guard: Option<Box<G>>,
-}
-
-impl<G> fmt::Display for DowngradeError<G> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.error, f)
-    }
-}
-
-impl<G> fmt::Debug for DowngradeError<G> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.error, f)
-    }
-}
-
-impl<G> std::error::Error for DowngradeError<G> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.error.source()
-    }
-}
-
-impl<G> From<DowngradeError<G>> for Error {
-    fn from(failed: DowngradeError<G>) -> Self {
-        failed.error
     }
 }
 
