@@ -1,4 +1,5 @@
-//! Three-node clusters in containers, whose nodes a test pauses, kills and cuts off.
+//! Three-node clusters and single servers in containers, whose nodes a test pauses, kills and cuts
+//! off.
 //!
 //! ```no_run
 //! # async fn test() -> Result<(), portunus_testkit::cluster::Error> {
@@ -24,7 +25,11 @@ mod engine;
 mod etcd;
 mod exec;
 mod faults;
+mod mariadb;
 mod nodes;
+mod postgres;
+mod redis;
+mod relay;
 mod shared;
 mod status;
 mod store;
@@ -37,7 +42,10 @@ use std::time::Duration;
 pub use certificates::{Certificates, Tls};
 pub use etcd::{Auth, Etcd, EtcdBuilder, Token};
 pub use exec::{Output, Process};
+pub use mariadb::MariaDb;
 pub use nodes::{Cluster, NODES};
+pub use postgres::Postgres;
+pub use redis::Redis;
 pub use shared::Access;
 pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
 

@@ -146,9 +146,12 @@ impl Drop for Scratch {
 
 const BASE: &str = "debian:trixie-slim";
 /// Tag and Dockerfile. The host part makes a missing image fail at once, instead of a pull.
-const IMAGES: [(&str, &str); 2] = [
+const IMAGES: [(&str, &str); 5] = [
     ("localhost/portunus/etcd:3.5.16", "etcd.Dockerfile"),
     ("localhost/portunus/zookeeper:3.9.3", "zookeeper.Dockerfile"),
+    ("localhost/portunus/redis:8.0", "redis.Dockerfile"),
+    ("localhost/portunus/postgres:17", "postgres.Dockerfile"),
+    ("localhost/portunus/mariadb:11.8", "mariadb.Dockerfile"),
 ];
 const PROXIES: [&str; 6] =
     ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use async_trait::async_trait;
 use testcontainers::{ContainerRequest, GenericImage, ImageExt};
 
-use super::nodes::Plan;
+use super::nodes::{NODES, Plan};
 use super::shared::Turns;
 use super::status;
 use super::store::{FILES, Ports, Store};
@@ -147,6 +147,10 @@ impl fmt::Debug for Etcd {
 impl Store for EtcdBuilder {
     fn name(&self) -> &'static str {
         "etcd"
+    }
+
+    fn nodes(&self) -> usize {
+        NODES
     }
 
     fn tls(&self) -> Tls {

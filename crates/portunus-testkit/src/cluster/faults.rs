@@ -8,7 +8,7 @@ use testcontainers::bollard::query_parameters::{
     KillContainerOptionsBuilder, StartContainerOptions,
 };
 
-use super::nodes::{Cluster, NODES};
+use super::nodes::Cluster;
 use super::status::until;
 use super::{Error, Result, engine};
 
@@ -77,7 +77,8 @@ impl Cluster {
         .await
     }
 
-    /// Drops every packet between the node and its peers; clients still reach it.
+    /// Drops every packet between the node and its peers; clients still reach it. A single node has
+    /// no peers: nothing happens.
     ///
     /// # Errors
     ///
@@ -129,7 +130,7 @@ impl Cluster {
         let cluster = self.clone();
         engine::run(async move {
             let docker = engine::client().await?;
-            for node in 0..NODES {
+            for node in cluster.nodes() {
                 match cluster.state(&docker, node).await? {
                     (_, true) => cluster.unpause(node).await?,
                     (false, _) => cluster.restart(node).await?,
@@ -163,6 +164,9 @@ impl Cluster {
     }
 
     async fn iptables(&self, node: usize, rules: &[String]) -> Result<()> {
+        if rules.is_empty() {
+            return Ok(());
+        }
         self.0.disturbed.store(true, Ordering::SeqCst);
         // One call for all, and `--wait` for another one's lock.
         let rules: Vec<String> =

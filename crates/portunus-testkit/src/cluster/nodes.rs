@@ -1,6 +1,7 @@
 //! The nodes of a cluster: how they are started and removed, and how clients reach them.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -12,14 +13,14 @@ use super::engine;
 use super::store::{FILES, Store};
 use super::{Certificates, Error, Result, Tls};
 
-/// How many nodes a cluster has: one may fail.
+/// How many nodes a cluster of etcd or ZooKeeper has: one may fail.
 pub const NODES: usize = 3;
 
 /// A running cluster, whichever store it is of; the stores' types dereference to it. Nodes are
-/// called by number, from 0 to [`NODES`] − 1.
+/// called by number, from 0 to [`NODES`] − 1; a single server is node 0.
 ///
 /// Clones are the same cluster; it is removed with the last one. Data survives [`Cluster::kill`]
-/// and [`Cluster::restart`], but is not flushed to disk: it does not outlive the machine.
+/// and [`Cluster::restart`], but most stores do not flush it to disk: it may not outlive the machine.
 ///
 /// # Panics
 ///
@@ -30,7 +31,7 @@ pub struct Cluster(pub(super) Arc<Inner>);
 impl Cluster {
     /// Where clients reach the nodes, as `host:port`. Addresses stay through a restart.
     pub fn endpoints(&self) -> Vec<String> {
-        (0..NODES).map(|node| self.endpoint(node)).collect()
+        self.nodes().map(|node| self.endpoint(node)).collect()
     }
 
     /// Where clients reach one node.
@@ -46,7 +47,7 @@ impl Cluster {
     /// Starts the nodes, at the same time, and waits until all of them are healthy.
     pub(super) async fn launch(store: impl Store) -> Result<Self> {
         engine::run(async move {
-            let plan = Plan::new(store.name(), store.tls())?;
+            let plan = Plan::new(&store)?;
             let store = Box::new(store);
             let cluster = Self(Arc::new(Inner { plan, store, disturbed: AtomicBool::new(false) }));
             // From here on its drop removes what was started.
@@ -55,6 +56,11 @@ impl Cluster {
             Ok(cluster)
         })
         .await
+    }
+
+    /// The numbers of all nodes.
+    pub(super) fn nodes(&self) -> Range<usize> {
+        0..self.0.plan.nodes.len()
     }
 
     pub(super) fn node(&self, node: usize) -> &Node {
@@ -82,7 +88,7 @@ impl Inner {
     async fn start(&self) -> Result<()> {
         let docker = engine::client().await?;
         engine::sweep(&docker).await?;
-        let requests: Vec<_> = (0..NODES).map(|node| self.request(node)).collect();
+        let requests: Vec<_> = (0..self.plan.nodes.len()).map(|node| self.request(node)).collect();
         // testcontainers would try to pull what is missing.
         let image = requests[0].descriptor();
         if docker.inspect_image(&image).await.is_err() {
@@ -140,20 +146,21 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    fn new(store: &str, tls: Tls) -> Result<Self> {
+    fn new(store: &impl Store) -> Result<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("portunus-{}-{count}", std::process::id());
         let node = |n| {
             Ok(Node {
-                container: format!("{name}-{store}{n}"),
+                container: format!("{name}-{}{n}", store.name()),
                 client_port: engine::free_port()?,
                 status_port: engine::free_port()?,
             })
         };
-        let nodes = (0..NODES).map(node).collect::<Result<Vec<_>>>()?;
+        let nodes = (0..store.nodes()).map(node).collect::<Result<Vec<_>>>()?;
         let names = nodes.iter().map(|node| node.container.as_str());
-        let certificates = (tls != Tls::Off).then(|| Certificates::new(names)).transpose()?;
+        let certificates =
+            (store.tls() != Tls::Off).then(|| Certificates::new(names)).transpose()?;
         Ok(Self { name, nodes, certificates })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{OnceCell, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{Mutex, OnceCell, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use super::{Cluster, Etcd, Result};
 
@@ -41,29 +41,39 @@ impl<S: Clone + Deref<Target = Cluster> + Send + Sync> Turns<S> {
 
     /// A turn together with others.
     pub(super) async fn shared(&self) -> Result<Access<S>> {
-        let Started { store, turns } = self.started().await?;
-        let mut turn = Arc::clone(turns).read_owned().await;
-        if is_disturbed(store) {
-            // The first one after a disturbing test makes it whole before others are let in.
+        let Started { store, turns, mending } = self.started().await?;
+        loop {
+            let turn = Arc::clone(turns).read_owned().await;
+            if !is_disturbed(store) {
+                return Ok(Access { store: store.clone(), _turn: Turn::Shared(turn) });
+            }
             drop(turn);
-            let alone = Arc::clone(turns).write_owned().await;
-            make_whole(store).await?;
-            turn = alone.downgrade();
+            // One of those who see it makes it whole. The others must not wait for a turn alone: the
+            // first may keep its own until they have theirs.
+            let _mending = mending.lock().await;
+            if is_disturbed(store) {
+                let _alone = turns.write().await;
+                make_whole(store).await?;
+            }
         }
-        Ok(Access { store: store.clone(), _turn: Turn::Shared(turn) })
     }
 
     /// A turn alone.
     pub(super) async fn exclusive(&self) -> Result<Access<S>> {
-        let Started { store, turns } = self.started().await?;
+        let Started { store, turns, .. } = self.started().await?;
         let turn = Arc::clone(turns).write_owned().await;
         make_whole(store).await?;
         Ok(Access { store: store.clone(), _turn: Turn::Exclusive(turn) })
     }
 
     async fn started(&self) -> Result<&Started<S>> {
-        let start =
-            || async { Ok(Started { store: (self.start)().await?, turns: Arc::default() }) };
+        let start = || async {
+            Ok(Started {
+                store: (self.start)().await?,
+                turns: Arc::default(),
+                mending: Mutex::default(),
+            })
+        };
         self.started.get_or_try_init(start).await
     }
 }
@@ -71,6 +81,7 @@ impl<S: Clone + Deref<Target = Cluster> + Send + Sync> Turns<S> {
 struct Started<S> {
     store: S,
     turns: Arc<RwLock<()>>,
+    mending: Mutex<()>,
 }
 
 /// Held for what its drop does.

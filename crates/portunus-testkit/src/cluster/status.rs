@@ -8,11 +8,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::nodes::{Cluster, NODES};
+use super::nodes::Cluster;
 use super::{Error, Result, engine};
 
 impl Cluster {
-    /// The node that leads, confirmed by a quorum; waits for an election that is under way.
+    /// The node that leads, confirmed by a quorum; waits for an election that is under way. A single
+    /// node leads while it is healthy.
     ///
     /// # Errors
     ///
@@ -25,7 +26,7 @@ impl Cluster {
         let cluster = self.clone();
         engine::run(async move {
             // Each at its own pace: a frozen node's silence holds up none of the others.
-            let nodes = (0..NODES).map(|node| {
+            let nodes = cluster.nodes().map(|node| {
                 let cluster = &cluster;
                 Box::pin(until("a leader", move || async move { cluster.leads(node).await.ok() }))
             });
@@ -52,7 +53,7 @@ impl Cluster {
     pub async fn wait_healthy(&self) -> Result<()> {
         let cluster = self.clone();
         engine::run(async move {
-            let nodes = (0..NODES).map(|node| {
+            let nodes = cluster.nodes().map(|node| {
                 let cluster = &cluster;
                 until("all nodes healthy", move || async move { cluster.serves(node).await.ok() })
             });

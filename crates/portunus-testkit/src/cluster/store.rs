@@ -15,6 +15,9 @@ pub(super) trait Store: Send + Sync + 'static {
     /// The store's name, in those of its containers.
     fn name(&self) -> &'static str;
 
+    /// How many nodes there are.
+    fn nodes(&self) -> usize;
+
     /// How clients reach the nodes.
     fn tls(&self) -> Tls;
 
@@ -29,7 +32,7 @@ pub(super) trait Store: Send + Sync + 'static {
     /// machine sees it.
     async fn serves(&self, status: u16) -> io::Result<()>;
 
-    /// Whether the node takes itself for the leader.
+    /// Whether the node takes itself for the leader; a single node always does.
     async fn leads(&self, status: u16) -> io::Result<bool>;
 }
 
@@ -39,6 +42,7 @@ pub(super) struct Ports {
     pub(super) client: u16,
     /// Not cut from anyone, and open to all: it needs neither TLS nor password.
     pub(super) status: u16,
+    /// None where there is one node.
     pub(super) peers: &'static [u16],
 }
 

@@ -9,7 +9,8 @@ use std::ops::Deref;
 use async_trait::async_trait;
 use testcontainers::{ContainerRequest, GenericImage, ImageExt};
 
-use super::nodes::Plan;
+use super::nodes::{NODES, Plan};
+use super::relay;
 use super::shared::Turns;
 use super::status;
 use super::store::{FILES, Ports, Store};
@@ -126,6 +127,10 @@ impl Store for ZooKeeperBuilder {
         "zookeeper"
     }
 
+    fn nodes(&self) -> usize {
+        NODES
+    }
+
     fn tls(&self) -> Tls {
         self.tls
     }
@@ -136,15 +141,11 @@ impl Store for ZooKeeperBuilder {
     }
 
     fn request(&self, plan: &Plan, node: usize) -> ContainerRequest<GenericImage> {
-        // A way in that `cut_clients` leaves open: the relay's own connections are local.
-        let relay = format!("socat TCP-LISTEN:{STATUS},fork,reuseaddr TCP:127.0.0.1:{PLAIN} &");
-        let start = format!("{relay} exec zookeeper \"$@\"");
-        let command = ["-c".to_owned(), start, "zookeeper".to_owned()].into_iter();
         let client = self.ports().client;
         let hosts = plan.nodes.iter().map(|node| format!("{}:{client}", node.container));
         let mut request = GenericImage::new(IMAGE, VERSION)
             .with_entrypoint("sh")
-            .with_cmd(command.chain(settings(self, plan)))
+            .with_cmd(relay::beside("zookeeper", STATUS, PLAIN, settings(self, plan)))
             .with_env_var("ZOO_MY_ID", (node + 1).to_string())
             .with_env_var("ZOOKEEPER_HOSTS", hosts.collect::<Vec<_>>().join(","))
             .with_env_var("ZOOKEEPER_CERTIFICATES", FILES)

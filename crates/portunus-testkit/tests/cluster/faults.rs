@@ -38,6 +38,57 @@ pub(crate) async fn restore_undoes_everything(cluster: &Cluster) {
     }
 }
 
+/// A server of one node: `read` shows inside it what was written before.
+pub(crate) async fn a_killed_server_comes_back_with_its_data(
+    server: &Cluster,
+    write: &[&str],
+    read: &[&str],
+) {
+    let address = server.endpoint(0);
+    let written = server.exec(0, write).await.unwrap();
+    assert_eq!(written.code, Some(0), "{written:?}");
+    let before = server.exec(0, read).await.unwrap();
+    assert_eq!(before.stdout.trim(), "kept", "{before:?}");
+
+    server.kill(0).await.unwrap();
+    assert!(!server.is_healthy(0).await);
+    server.restart(0).await.unwrap();
+    server.wait_healthy().await.unwrap();
+    assert_eq!(server.endpoints(), [address]);
+    assert_eq!(server.exec(0, read).await.unwrap(), before);
+}
+
+pub(crate) async fn a_paused_server_is_not_healthy(server: &Cluster) {
+    assert_eq!(server.leader().await.unwrap(), 0);
+    server.pause(0).await.unwrap();
+    assert!(!server.is_healthy(0).await);
+    server.unpause(0).await.unwrap();
+    server.wait_healthy().await.unwrap();
+}
+
+/// `hello` is what the server answers to anyone.
+pub(crate) async fn a_server_without_clients_is_healthy(server: &Cluster, hello: &str) {
+    assert!(answers(server, 0, hello).await);
+    server.cut_clients(0).await.unwrap();
+    assert!(!answers(server, 0, hello).await);
+    assert!(server.is_healthy(0).await);
+    server.heal(0).await.unwrap();
+    assert!(answers(server, 0, hello).await);
+}
+
+/// It has no peers to be cut from, and comes back from everything else.
+pub(crate) async fn restore_undoes_everything_on_a_server(server: &Cluster) {
+    server.partition(0).await.unwrap();
+    assert!(server.is_healthy(0).await);
+    server.cut_clients(0).await.unwrap();
+    server.pause(0).await.unwrap();
+    server.restore().await.unwrap();
+    assert!(server.is_healthy(0).await);
+    server.kill(0).await.unwrap();
+    server.restore().await.unwrap();
+    assert!(server.is_healthy(0).await);
+}
+
 /// Whether the node answers a client of this machine.
 pub(crate) async fn answers(cluster: &Cluster, node: usize, hello: &str) -> bool {
     let exchange = async {

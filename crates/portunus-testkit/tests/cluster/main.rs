@@ -1,7 +1,10 @@
-//! Clusters in containers: faults take effect, and a cluster comes back whole.
+//! Clusters and servers in containers: faults take effect, and they come back whole.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is the test's")]
 
 mod etcd;
 mod faults;
+mod mariadb;
+mod postgres;
+mod redis;
 mod zookeeper;
