@@ -54,7 +54,7 @@ fn each_feature(package: &Package) -> Result<Vec<Command>> {
     Ok(steps)
 }
 
-/// Checks what the packages pull in: one TLS provider, and one client library a backend.
+/// Checks what the packages pull in: one TLS provider, and one client library a feature.
 fn dependencies(metadata: &Metadata) -> Result<()> {
     let everything = tree(&["--workspace", "--all-features", "--edges", "all"])?;
     if everything.iter().any(|name| name == "ring") {
@@ -64,17 +64,17 @@ fn dependencies(metadata: &Metadata) -> Result<()> {
                 .into(),
         );
     }
-    let facade = metadata.packages.iter().find(|package| package.name.as_str() == "portunus");
-    let facade = facade.ok_or("BUG: the workspace has no package `portunus`")?;
-    for (backend, client) in CLIENTS {
-        if !facade.features.contains_key(backend) {
-            continue;
-        }
-        let args = ["--package", "portunus", "--no-default-features", "--features", backend];
-        let names = tree(&[&args[..], &["--edges", "normal,build"]].concat())?;
-        let foreign = |name: &&String| CLIENTS.iter().any(|(_, c)| c == name) && *name != client;
-        if let Some(foreign) = names.iter().find(foreign) {
-            return Err(format!("feature `{backend}` alone pulls in `{foreign}`").into());
+    for package in ["portunus", "portunus-fence"] {
+        let features = metadata.packages.iter().find(|found| found.name.as_str() == package);
+        let features = features.map(|found| &found.features);
+        let features = features.ok_or_else(|| format!("BUG: there is no package `{package}`"))?;
+        for (backend, client) in CLIENTS.iter().filter(|(name, _)| features.contains_key(*name)) {
+            let args = ["--package", package, "--no-default-features", "--features", backend];
+            let names = tree(&[&args[..], &["--edges", "normal,build"]].concat())?;
+            let foreign = |name: &&String| CLIENTS.iter().any(|(_, c)| c == name) && name != client;
+            if let Some(foreign) = names.iter().find(foreign) {
+                return Err(format!("`{backend}` alone of {package} pulls in `{foreign}`").into());
+            }
         }
     }
     Ok(())

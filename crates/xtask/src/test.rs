@@ -30,10 +30,20 @@ impl Backend {
     /// The backend, the kit that starts its clusters, and everything tested through them.
     fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Etcd => &["portunus", "portunus-etcd", "portunus-testkit", "portunus-tests"],
-            Self::ZooKeeper => {
-                &["portunus", "portunus-zookeeper", "portunus-testkit", "portunus-tests"]
-            }
+            Self::Etcd => &[
+                "portunus",
+                "portunus-etcd",
+                "portunus-fence",
+                "portunus-testkit",
+                "portunus-tests",
+            ],
+            Self::ZooKeeper => &[
+                "portunus",
+                "portunus-fence",
+                "portunus-testkit",
+                "portunus-tests",
+                "portunus-zookeeper",
+            ],
         }
     }
 }
@@ -67,7 +77,8 @@ pub(crate) fn test(args: &Args) -> Result<u8> {
 pub(crate) fn bench(extra: &[String]) -> Result<u8> {
     docker::require()?;
     let mut command = cargo()?;
-    command.args(["bench", "--package", "portunus", "--all-features", "--benches", "--"]);
+    command.args(["bench", "--package", "portunus", "--package", "portunus-fence"]);
+    command.args(["--all-features", "--benches", "--"]);
     on_clusters(command.args(extra))
 }
 
