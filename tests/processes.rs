@@ -2,17 +2,14 @@
 
 #![cfg(unix)]
 
+mod child;
 mod stage;
 
-use std::process::Stdio;
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use portunus::LockManager;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{Instant, timeout};
 
+use child::Child;
 use stage::{PROMPT, SLACK, Scene, TTL, on_every_store};
 
 on_every_store! {
@@ -62,7 +59,7 @@ async fn a_killed_holders_lock_is_free_within_its_ttl(scene: Scene) {
             scene.queued(&name, 2).await;
             holders.push((holder, token, waiter));
         }
-        for (number, (mut holder, token, waiter)) in holders.into_iter().enumerate() {
+        for (number, (holder, token, waiter)) in holders.into_iter().enumerate() {
             let killed = Instant::now();
             holder.signal(Signal::SIGKILL);
             let waited = timeout(TTL + SLACK, waiter).await.expect("the lock is free in time");
@@ -94,7 +91,7 @@ async fn a_killed_leaders_term_ends_within_its_ttl(scene: Scene) {
             assert_eq!((first.term.value(), &*first.value), (term, "worker"));
             leaders.push((leader, next, seen));
         }
-        for (mut leader, next, mut seen) in leaders {
+        for (leader, next, mut seen) in leaders {
             let killed = Instant::now();
             leader.signal(Signal::SIGKILL);
             let elected = timeout(TTL + SLACK, next).await.expect("another is elected in time");
@@ -160,17 +157,10 @@ impl Scene {
         portunus::connect(self.url(ttl)).await.unwrap()
     }
 
-    async fn worker(&self, ttl: &str, name: &str) -> Worker {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portunus-test-worker"))
-            .args([self.url(ttl).as_str(), name])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut worker = Worker { child, stdin, stdout };
+    /// A process that runs `worker.rs`.
+    async fn worker(&self, ttl: &str, name: &str) -> Child {
+        let program = env!("CARGO_BIN_EXE_portunus-test-worker");
+        let mut worker = Child::start(program, &[self.url(ttl).as_str(), name]);
         assert_eq!(worker.line().await, "ready");
         worker
     }
@@ -179,47 +169,4 @@ impl Scene {
 /// How often to kill five holders: once, or as often as `PORTUNUS_KILLS` says.
 fn rounds() -> u32 {
     std::env::var("PORTUNUS_KILLS").map_or(1, |rounds| rounds.parse().unwrap())
-}
-
-/// A process that runs `worker.rs`; killed when dropped.
-struct Worker {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: Lines<BufReader<ChildStdout>>,
-}
-
-impl Worker {
-    async fn tell(&mut self, command: &str) {
-        self.stdin.write_all(format!("{command}\n").as_bytes()).await.unwrap();
-    }
-
-    async fn line(&mut self) -> String {
-        let line = timeout(2 * (TTL + SLACK), self.stdout.next_line()).await;
-        line.expect("the worker answers").unwrap().expect("the worker lives")
-    }
-
-    async fn token(&mut self) -> u64 {
-        self.line().await.strip_prefix("token ").expect("a token").parse().unwrap()
-    }
-
-    async fn acquire(&mut self) -> u64 {
-        self.tell("acquire").await;
-        self.token().await
-    }
-
-    async fn ask(&mut self, command: &str, answer: &str) {
-        self.tell(command).await;
-        assert_eq!(self.line().await, answer);
-    }
-
-    async fn end(mut self) {
-        drop(self.stdin);
-        let ended = timeout(2 * (TTL + SLACK), self.child.wait()).await;
-        assert!(ended.expect("the worker ends").unwrap().success());
-    }
-
-    fn signal(&mut self, signal: Signal) {
-        let pid = self.child.id().expect("it was not awaited").try_into().unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
-    }
 }
