@@ -6,5 +6,8 @@ pub mod election {}
 #[doc = include_str!("../docs/etcd_or_zookeeper.md")]
 pub mod etcd_or_zookeeper {}
 
+#[doc = include_str!("../docs/fencing.md")]
+pub mod fencing {}
+
 #[doc = include_str!("../docs/which_lock.md")]
 pub mod which_lock {}
