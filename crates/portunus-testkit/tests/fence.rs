@@ -1,5 +1,7 @@
 //! The suite for fences on the reference fence, and on wrong ones, which it must find out.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
