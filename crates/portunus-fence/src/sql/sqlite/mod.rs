@@ -70,10 +70,10 @@ value BLOB) STRICT";
 ///
 /// There is the table or not, as it was before:
 ///
-/// - [`ErrorKind::Denied`]: the file, or this connection, is read-only.
-/// - [`ErrorKind::Unavailable`]: the file is locked for longer than `busy_timeout`, or the disk is full.
-/// - [`ErrorKind::Unconfirmed`]: the disk failed while it was written.
-/// - [`ErrorKind::Protocol`]: the file is no database.
+/// - [`ErrorKind::Denied`](crate::ErrorKind::Denied): the file, or this connection, is read-only.
+/// - [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable): the file is locked for longer than `busy_timeout`, or the disk is full.
+/// - [`ErrorKind::Unconfirmed`](crate::ErrorKind::Unconfirmed): the disk failed while it was written.
+/// - [`ErrorKind::Protocol`](crate::ErrorKind::Protocol): the file is no database.
 pub fn create_table(connection: &mut Connection) -> Result<()> {
     let failed = |cause| {
         let failure = classify(&cause);
