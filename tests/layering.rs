@@ -16,7 +16,7 @@ const RANKS: [&[&str]; 17] = [
     &["tls"],
     &["backend"],
     &["chance", "loss", "mutant", "sync"],
-    &["joint", "queue"],
+    &["beat", "joint", "queue"],
     &["memory"],
     &["keeper"],
     &["guard"],
@@ -29,11 +29,14 @@ const RANKS: [&[&str]; 17] = [
 ];
 
 /// The modules of core that look at a clock; memory is a store, with a clock of its own.
-const TIMED: [&str; 5] = ["clock", "guard", "handle", "keeper", "memory"];
+const TIMED: [&str; 6] = ["beat", "clock", "guard", "handle", "keeper", "memory"];
 
-/// The facade's stores and the one client library that each may bring.
-const BACKENDS: [(&str, &str); 2] =
-    [("portunus-etcd", "etcd-client"), ("portunus-zookeeper", "zookeeper-client")];
+/// The facade's stores: the crate, the one client library that it may bring, and where its files are.
+const BACKENDS: [(&str, &str, &str); 3] = [
+    ("portunus-etcd", "etcd-client", "src"),
+    ("portunus-sql", "rusqlite", "src/sqlite"),
+    ("portunus-zookeeper", "zookeeper-client", "src"),
+];
 
 /// Words that core must not know, in any spelling.
 const STORES: [&str; 8] =
@@ -41,7 +44,7 @@ const STORES: [&str; 8] =
 
 #[test]
 fn members_depend_on_lower_layers_only() {
-    let backends = BACKENDS.map(|(backend, _)| backend);
+    let backends = BACKENDS.map(|(backend, ..)| backend);
     // Its guide shows the resource's side, too.
     let facade = [&["portunus-core", "portunus-fence"], &backends[..]].concat();
     for (member, allowed) in [
@@ -70,7 +73,7 @@ fn the_facade_has_nothing_but_core_and_backends() {
     for dependency in built(&facade) {
         assert!(dependency.starts_with("portunus-"), "the facade depends on `{dependency}`");
     }
-    for (backend, _) in BACKENDS {
+    for (backend, ..) in BACKENDS {
         let dependency = facade.dependencies.iter().find(|dependency| dependency.name == backend);
         assert!(dependency.is_some_and(|found| found.optional), "`{backend}` is not optional");
     }
@@ -80,8 +83,8 @@ fn the_facade_has_nothing_but_core_and_backends() {
 
 #[test]
 fn a_backend_brings_its_own_client_library_alone() {
-    let clients: BTreeSet<_> = BACKENDS.iter().map(|(_, client)| *client).collect();
-    for (backend, client) in BACKENDS {
+    let clients: BTreeSet<_> = BACKENDS.iter().map(|(_, client, _)| *client).collect();
+    for (backend, client, _) in BACKENDS {
         let brought = built(&workspace_package(backend));
         let brought: Vec<_> =
             brought.iter().filter(|name| clients.contains(name.as_str())).collect();
@@ -94,11 +97,12 @@ fn a_backend_brings_its_own_client_library_alone() {
 
 #[test]
 fn every_backend_has_the_same_files() {
-    for (backend, _) in BACKENDS {
+    for (backend, _, folder) in BACKENDS {
         let manifest = workspace_package(backend).manifest_path;
         let root = manifest.parent().expect("a folder");
-        for file in ["README.md", "src/lib.rs", "src/config.rs", "src/backend.rs", "src/error.rs"] {
-            assert!(root.join(file).is_file(), "{backend} has no {file}");
+        let own = ["config.rs", "backend.rs", "error.rs"].map(|file| format!("{folder}/{file}"));
+        for file in ["README.md".to_owned(), "src/lib.rs".to_owned()].into_iter().chain(own) {
+            assert!(root.join(&file).is_file(), "{backend} has no {file}");
         }
     }
 }
@@ -140,7 +144,7 @@ fn only_some_modules_look_at_a_clock() {
             ["tokio::time", "Instant", "SystemTime"].iter().any(|word| code.contains(word));
         assert!(!counts || module == "clock", "{file} has a time of its own");
     }
-    for (backend, _) in BACKENDS {
+    for (backend, ..) in BACKENDS {
         for (file, code) in sources(backend) {
             for word in ["tokio::time", "Instant", "SystemTime", "::now()", ".now()"] {
                 assert!(!code.contains(word), "{file}: a backend starts no timer, but `{word}`");

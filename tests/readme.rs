@@ -12,7 +12,7 @@ const END: &str = "<!-- capabilities: end -->";
 
 #[test]
 #[cfg_attr(
-    not(all(feature = "etcd", feature = "zookeeper")),
+    not(all(feature = "etcd", feature = "sqlite", feature = "zookeeper")),
     ignore = "needs every store: `cargo test -p portunus-tests --all-features --test readme`"
 )]
 fn the_table_says_what_the_stores_state() {
@@ -40,6 +40,8 @@ fn stores() -> Vec<Capabilities> {
         etcd(),
         #[cfg(feature = "zookeeper")]
         zookeeper(),
+        #[cfg(feature = "sqlite")]
+        sqlite(),
     ]
 }
 
@@ -59,6 +61,13 @@ fn zookeeper() -> Capabilities {
 
     let config = ZooKeeperConfig::new(["localhost"]).expect("a configuration");
     ZooKeeper::new(config).expect("a backend").capabilities()
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite() -> Capabilities {
+    use portunus::sqlite::{Sqlite, SqliteConfig};
+
+    Sqlite::new(SqliteConfig::new("locks.db").expect("a configuration")).capabilities()
 }
 
 fn table(stores: &[Capabilities]) -> String {

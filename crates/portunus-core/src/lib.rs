@@ -20,6 +20,7 @@ mod loss;
 mod mutant;
 mod sync;
 
+pub mod beat;
 pub mod joint;
 pub mod queue;
 

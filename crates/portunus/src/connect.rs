@@ -13,6 +13,8 @@ use portunus_core::url::StoreUrl;
 /// | `etcd://[user:password@]host[:port],…` | etcd | `etcd` |
 /// | `etcds://…` | etcd over TLS, short for `?tls=true` | `etcd` |
 /// | `zookeeper://[user:password@]host[:port],…[/chroot]` | ZooKeeper | `zookeeper` |
+/// | `sqlite:PATH`, `sqlite:///PATH` | an SQLite file; relative to where the process is, or absolute | `sqlite` |
+/// | `sqlite:` | the user's own: `$XDG_STATE_HOME/portunus/locks.db`, else `~/.local/state/portunus/locks.db` | `sqlite` |
 ///
 /// Options follow a `?`, joined by `&`. These are the same for every store, with the meaning and
 /// the default that [`ManagerBuilder`] gives them: `ttl`, `connect_timeout`, `max_waiters`,
@@ -25,6 +27,7 @@ use portunus_core::url::StoreUrl;
 /// | `memory` | none |
 /// | `etcd` | `namespace`, `layout`, `tls`, `ca`, `cert`, `key` |
 /// | `zookeeper` | `namespace`, `layout`, `acl`, `tls`, `ca`, `cert`, `key` |
+/// | `sqlite` | `namespace` |
 ///
 /// [`builder`] goes on from a URL in code.
 ///
@@ -36,7 +39,7 @@ use portunus_core::url::StoreUrl;
 ///   ones are listed), or an option is out of its range.
 /// - [`ErrorKind::Unsupported`]: the scheme's feature is off in this build.
 /// - [`ErrorKind::Unavailable`]: no server answered within `connect_timeout`.
-/// - [`ErrorKind::Denied`]: the store refused the credentials.
+/// - [`ErrorKind::Denied`]: the store refused the credentials, or the file can't be written.
 ///
 /// # Cancel safety
 ///
@@ -93,6 +96,13 @@ pub fn builder(url: impl AsRef<str>) -> Result<ManagerBuilder> {
         }
         #[cfg(not(feature = "zookeeper"))]
         "zookeeper" => return Err(feature_off("zookeeper")),
+        #[cfg(feature = "sqlite")]
+        "sqlite" => {
+            let config = portunus_sql::sqlite::SqliteConfig::from_url(&mut url)?;
+            LockManager::builder(portunus_sql::sqlite::Sqlite::new(config))
+        }
+        #[cfg(not(feature = "sqlite"))]
+        "sqlite" => return Err(feature_off("sqlite")),
         unknown => return Err(invalid(format!("unknown scheme `{unknown}`; known are {SCHEMES}"))),
     };
     let builder = builder.options(&mut url)?;
@@ -108,7 +118,7 @@ fn memory(url: &StoreUrl) -> Result<Memory> {
     }
 }
 
-#[cfg(not(all(feature = "etcd", feature = "zookeeper")))]
+#[cfg(not(all(feature = "etcd", feature = "sqlite", feature = "zookeeper")))]
 fn feature_off(feature: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, feature, "connect").with_detail(format!(
         "this build has no feature `{feature}`; add it with \
@@ -121,4 +131,4 @@ fn invalid(detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 }
 
 /// Every scheme of the grammar, whatever this build's features.
-const SCHEMES: &str = "`memory`, `etcd`, `etcds`, `zookeeper`";
+const SCHEMES: &str = "`memory`, `etcd`, `etcds`, `zookeeper`, `sqlite`";

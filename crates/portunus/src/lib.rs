@@ -28,6 +28,7 @@ pub mod backend {
         Holder, Left, LockBackend, LockObserver, Mode, NamePage, Observation, Probe, Record,
         Renewal, Session, SessionId, TokenStrength, Turn,
     };
+    pub use portunus_core::beat::{Beats, Sighting, Vital};
     pub use portunus_core::clock::{BootClock, Clock, Moment, TokioClock};
     pub use portunus_core::queue::{Place, turn};
     pub use portunus_core::tls::{TlsConfig, TlsFiles};
@@ -38,6 +39,12 @@ pub mod backend {
 #[cfg(feature = "etcd")]
 pub mod etcd {
     pub use portunus_etcd::{Etcd, EtcdConfig, Layout, MAX_VALUE_BYTES};
+}
+
+/// The SQLite store, to be configured in code; [`connect`] does it from a URL.
+#[cfg(feature = "sqlite")]
+pub mod sqlite {
+    pub use portunus_sql::sqlite::{MAX_VALUE_BYTES, Sqlite, SqliteConfig, schema_sql};
 }
 
 /// The ZooKeeper store, to be configured in code; [`connect`] does it from a URL.

@@ -36,14 +36,14 @@ async fn a_url_that_is_none() {
 
 #[tokio::test]
 async fn an_unknown_scheme_lists_the_known() {
-    let known = ["`consul`", "`memory`", "`etcd`", "`etcds`", "`zookeeper`"];
+    let known = ["`consul`", "`memory`", "`etcd`", "`etcds`", "`zookeeper`", "`sqlite`"];
     assert_refused("consul://u:s3cret@a", ErrorKind::Invalid, &known).await;
 }
 
 #[tokio::test]
 async fn a_password_with_unescaped_signs_is_not_shown() {
     for sign in ["/", "?", "#", "&", "%", ":", "@"] {
-        for scheme in ["etcd", "zookeeper", "memory", "consul"] {
+        for scheme in ["etcd", "zookeeper", "sqlite", "memory", "consul"] {
             refused(&format!("{scheme}://u:s3cret{sign}s3cret@127.0.0.1:1?typo=1")).await;
             let brief = "connect_timeout=100ms";
             refused(&format!("{scheme}://u:1{sign}s3cret@127.0.0.1:1?{brief}")).await;
@@ -233,7 +233,7 @@ async fn a_call_after_the_shutdown() {
     assert!(error.to_string().contains("shut down; nothing is held"), "{error}");
 }
 
-#[cfg(not(all(feature = "etcd", feature = "zookeeper")))]
+#[cfg(not(all(feature = "etcd", feature = "sqlite", feature = "zookeeper")))]
 #[tokio::test]
 async fn a_feature_that_is_off() {
     let urls = [
@@ -243,6 +243,8 @@ async fn a_feature_that_is_off() {
         ("etcd", "etcds://a?ca=x"),
         #[cfg(not(feature = "zookeeper"))]
         ("zookeeper", "zookeeper://u:s3cret@a/b"),
+        #[cfg(not(feature = "sqlite"))]
+        ("sqlite", "sqlite:"),
     ];
     for (feature, url) in urls {
         let add = format!("cargo add portunus --features {feature}");
@@ -317,6 +319,25 @@ mod etcd {
     #[tokio::test]
     async fn no_server_is_an_error_within_the_connect_timeout() {
         super::no_server_is_an_error_within_the_connect_timeout("etcd").await;
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_file_that_cannot_work() {
+    let here = env!("CARGO_MANIFEST_DIR");
+    for (url, word) in [
+        ("sqlite://host/locks.db".to_owned(), "names a host or a user"),
+        ("sqlite://u:s3cret@host/locks.db".to_owned(), "`sqlite:///PATH`"),
+        ("sqlite::memory:".to_owned(), "that of a file"),
+        ("sqlite:locks.db?tls=true".to_owned(), "unknown option `tls`"),
+        ("sqlite:locks.db?namespace=a/b".to_owned(), "without `/`"),
+        ("sqlite:locks.db?ttl=1ms".to_owned(), "ttl"),
+        (format!("sqlite:{here}"), "is a directory"),
+        (format!("sqlite:{here}/none/locks.db"), "no directory"),
+        (format!("sqlite:{here}/Cargo.toml"), "something else than an SQLite database"),
+    ] {
+        assert_refused(&url, ErrorKind::Invalid, &[word]).await;
     }
 }
 

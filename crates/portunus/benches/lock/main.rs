@@ -3,6 +3,7 @@
 //! ```text
 //! PORTUNUS_BENCH_ETCD=127.0.0.1:2379 cargo bench -p portunus --features etcd --bench lock
 //! PORTUNUS_BENCH_ZOOKEEPER=127.0.0.1:2181 cargo bench -p portunus --features zookeeper --bench lock
+//! PORTUNUS_BENCH_SQLITE=/var/tmp/bench.db cargo bench -p portunus --features sqlite --bench lock
 //! ```
 //!
 //! Without these variables only the memory store is measured. Each figure stands beside its baseline;
@@ -10,8 +11,10 @@
 
 #[cfg(feature = "etcd")]
 mod etcd;
-#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+#[cfg(any(feature = "etcd", feature = "sqlite", feature = "zookeeper"))]
 mod recipes;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 #[cfg(feature = "zookeeper")]
 mod zookeeper;
 
@@ -41,13 +44,18 @@ fn main() -> Result<()> {
         let store = Store { name: "zookeeper", ttl: 6, hosts: &hosts, requests };
         store.measure(&runtime, async || zookeeper::ZooKeeper::connect(&hosts).await)?;
     }
+    #[cfg(feature = "sqlite")]
+    if let Some(path) = hosts("sqlite", "PORTUNUS_BENCH_SQLITE") {
+        let store = Store { name: "sqlite", ttl: 6, hosts: &path, requests: sqlite::requests };
+        store.measure(&runtime, async || sqlite::Sqlite::open(&path))?;
+    }
     Ok(())
 }
 
 fn hosts(store: &str, variable: &str) -> Option<String> {
     let hosts = std::env::var(variable).ok();
     if hosts.is_none() {
-        println!("{store}: not measured; set {variable}=host:port,host:port");
+        println!("{store}: not measured; set {variable} to host:port,host:port, or to a file");
     }
     hosts
 }

@@ -4,7 +4,7 @@ use super::{Raw, Result, Store, WAITERS, micros, nanos, spread};
 use hdrhistogram::Histogram;
 use portunus::{LockManager, RwLock, SharedGuard};
 use std::time::Duration;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 impl Store<'_> {
@@ -98,21 +98,21 @@ impl Store<'_> {
         for _ in 0..LIMIT {
             held.push(semaphore.acquire().await?);
         }
-        let waiting: Vec<_> = (0..waiters)
-            .map(|_| {
-                let semaphore = semaphore.clone();
-                tokio::spawn(async move { semaphore.acquire().await })
-            })
-            .collect();
+        // Tasks that begin together need not enter in the order in which they were made.
+        let mut waiting = JoinSet::new();
+        for _ in 0..waiters {
+            let semaphore = semaphore.clone();
+            waiting.spawn(async move { semaphore.acquire().await });
+        }
         while manager.contenders("permits").await?.len() < waiters + held.len() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         // The watches of those who came last are being opened still.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let before = self.total()?;
-        for waiting in waiting.into_iter().take(RELEASES) {
+        for _ in 0..RELEASES {
             held.remove(0).release().await?;
-            held.push(waiting.await??);
+            held.push(waiting.join_next().await.expect("more wait than are let in")??);
         }
         let cost = (self.total()? - before) / RELEASES as f64;
         println!("{}: a semaphore of {LIMIT}, {waiters} wait in one process", self.name);
