@@ -5,7 +5,6 @@ use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use portunus_core::clock::{BootClock, Clock, Moment};
 use rusqlite::Connection;
 
 /// How many renewals there are to do.
@@ -66,7 +65,8 @@ impl Manners {
         match self {
             Self::GivesWay(_) => connection.busy_timeout(patience),
             Self::Goes(_) => {
-                UNTIL.set(BootClock::new().now().after(patience));
+                let times = patience.as_millis() / PERIOD.as_millis();
+                TIMES.set(i32::try_from(times).unwrap_or(i32::MAX));
                 connection.busy_handler(Some(ask_again))
             }
         }
@@ -81,12 +81,12 @@ impl Drop for Renewing {
 }
 
 thread_local! {
-    /// How long this thread's request may wait: SQLite hands its handler no more than a count.
-    static UNTIL: Cell<Moment> = Cell::default();
+    /// How often this thread's request may ask again: SQLite hands its handler no more than a count.
+    static TIMES: Cell<i32> = const { Cell::new(0) };
 }
 
-fn ask_again(_: i32) -> bool {
-    let is_patient = BootClock::new().now() < UNTIL.get();
+fn ask_again(asked: i32) -> bool {
+    let is_patient = asked < TIMES.get();
     if is_patient {
         std::thread::sleep(PERIOD);
     }
