@@ -271,7 +271,7 @@ async fn a_create_from_before_the_clean_up_is_refused_wherever_it_comes_from() {
     assert_eq!(scene.entries("a").await, [], "it came back to life");
     // What is sent after is taken: the other was refused for nothing but its age.
     send(version).await.unwrap();
-    assert_eq!(scene.entries("a").await[0].session, session);
+    assert_eq!(scene.queued("a", 1).await[0].session, session);
     ways.all(Proxy::pass);
     manager.shutdown(PROMPT).await.unwrap();
     scene.end().await;
