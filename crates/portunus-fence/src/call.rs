@@ -123,6 +123,25 @@ impl Call {
     }
 }
 
+/// Whether a request can change anything: a lost answer to a read leaves no doubt behind.
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Effect {
+    Read,
+    Write,
+}
+
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+impl Effect {
+    /// What a failure of such a request means, where `kind` is that of one that can change something.
+    pub(crate) fn kind(self, kind: ErrorKind) -> ErrorKind {
+        match (self, kind) {
+            (Self::Read, ErrorKind::Unconfirmed) => ErrorKind::Unavailable,
+            _ => kind,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use portunus_core::token::Incarnation;

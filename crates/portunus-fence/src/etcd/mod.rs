@@ -19,9 +19,9 @@ use etcd_client::{
 use portunus_core::error::Result;
 use portunus_core::token::{FencingToken, SharedToken};
 
-use self::error::{Effect, failed};
+use self::error::failed;
 pub use self::existence::LockKey;
-use crate::call::Call;
+use crate::call::{Call, Effect};
 use crate::fence::Fence;
 
 /// A *mark fence* in etcd, for data that lives there; it takes the tokens of a lock of any store.

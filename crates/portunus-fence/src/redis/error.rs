@@ -3,20 +3,10 @@
 use portunus_core::error::{Error, ErrorKind};
 use redis::{ErrorKind as ClientKind, RedisError, ServerErrorKind};
 
-use crate::call::Call;
-
-/// Whether a request can change anything: a lost answer to a read leaves no doubt behind.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Effect {
-    Read,
-    Write,
-}
+use crate::call::{Call, Effect};
 
 pub(super) fn failed(call: &Call, error: RedisError, effect: Effect) -> Error {
-    let kind = match classify(&error) {
-        ErrorKind::Unconfirmed if effect == Effect::Read => ErrorKind::Unavailable,
-        kind => kind,
-    };
+    let kind = effect.kind(classify(&error));
     call.error(kind).with_source(error)
 }
 

@@ -12,8 +12,8 @@ use portunus_core::token::{FencingToken, SharedToken};
 use redis::aio::ConnectionLike;
 use redis::{Arg, Cmd, Script, Value};
 
-use self::error::{Effect, failed, failed_command};
-use crate::call::Call;
+use self::error::{failed, failed_command};
+use crate::call::{Call, Effect};
 use crate::fence::Fence;
 
 /// A *mark fence* in Redis 5 or later, for data that lives there; it takes the tokens of a lock of any

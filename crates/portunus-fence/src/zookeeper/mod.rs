@@ -20,9 +20,9 @@ use zookeeper_client::{
     MultiWriter,
 };
 
-use self::error::{Effect, failed};
+use self::error::failed;
 pub use self::existence::LockNode;
-use crate::call::Call;
+use crate::call::{Call, Effect};
 use crate::fence::Fence;
 
 /// A *mark fence* in ZooKeeper, for data that lives there; it takes the tokens of a lock of any store.
