@@ -134,18 +134,21 @@ pub async fn a_waiter_that_holds_is_told_to_the_one_behind(stage: &Stage) {
     within(PATIENCE, "the fifth holds", fifth).await.unwrap();
 }
 
-/// A waiter that begins to watch after the one before it was granted is told at once.
+/// A waiter that begins to watch after the one before it was granted is told at once, also when that
+/// one learned of its grant by entering again.
 pub async fn a_grant_that_came_first_is_told_at_once(stage: &Stage) {
-    let name = stage.name("lock");
     let (client, other) = (stage.client().await, stage.client().await);
-    let [first, second] = client.fill(&name, 2).await.try_into().unwrap();
-    let (third, place, turn) = client.queue_as(&name, permit(2)).await;
-    let fourth = other.queue_as(&name, permit(2)).await;
-    client.leave(&first, false).await;
-    assert!(matches!(client.turn(&third, &place, turn).await, Turn::Held { .. }));
-    client.leave(&second, false).await;
-    let turn = within(PATIENCE, "the fourth holds", other.waits(fourth)).await.unwrap();
-    assert!(matches!(turn, Turn::Held { .. }), "{turn:?}");
+    for again in [false, true] {
+        let name = stage.name(&format!("again-{again}"));
+        let [first, second] = client.fill(&name, 2).await.try_into().unwrap();
+        let (third, place, waiting) = client.queue_as(&name, permit(2)).await;
+        let fourth = other.queue_as(&name, permit(2)).await;
+        client.leave(&first, false).await;
+        let turn = if again { client.enter(&third).await.1 } else { waiting };
+        token(&client.turn(&third, &place, turn).await);
+        client.leave(&second, false).await;
+        token(&within(PATIENCE, "the fourth holds", other.waits(fourth)).await.unwrap());
+    }
 }
 
 /// Several releases at once let as many in, the first ones in the queue, and no more.
