@@ -1,9 +1,12 @@
 # The MariaDB image of the tests and of compose.yml: Debian's MariaDB, iptables for cuts made inside
-# the container, and socat for a way in beside its port. `cargo xtask images` builds it; so does
-# `docker build -t localhost/portunus/mariadb:11.8 -f mariadb.Dockerfile .` in this folder.
+# the container, socat for a way in beside its port, and libfaketime. `cargo xtask images` builds
+# it; so does `docker build -t localhost/portunus/mariadb:11.8 -f mariadb.Dockerfile .` in this
+# folder.
 #
 # Database, user and password are `portunus`; the user `health` may log in from inside the
 # container, without a password. The container's arguments are further options of mariadbd.
+# `moved-clock PROGRAM` runs a program whose wall clock is the machine's plus the seconds in
+# /run/portunus-clock.
 
 FROM debian:trixie-slim AS build
 LABEL org.portunus.stage=build
@@ -17,8 +20,9 @@ RUN set -eu; \
     chmod +x /usr/sbin/policy-rc.d; \
     apt-get update; \
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        iptables mariadb-server socat; \
+        iptables libfaketime mariadb-server socat; \
     mariadbd --version | grep -F 'Ver 11.8.'; \
+    ln -s /usr/lib/*/faketime/libfaketime.so.1 /usr/local/lib/clock.so; \
     rm -rf /run/host-apt /var/lib/apt/lists/* /var/cache/apt/* /var/log/* /var/lib/mysql
 # Small files, as a container copies each of the image that it writes to. Names are not resolved,
 # so no host is ever blocked for its failed logins. TLS is off unless the arguments turn it on:
@@ -32,7 +36,12 @@ RUN set -eu; \
         '    --innodb-buffer-pool-size=64M --innodb-flush-log-at-trx-commit=1 \' \
         '    --innodb-log-file-size=16M --performance-schema=off "$@"' \
         >/usr/local/bin/mariadb-start; \
-    chmod +x /usr/local/bin/mariadb-start; \
+    printf '%s\n' '#!/bin/sh -eu' \
+        '[ -e /run/portunus-clock ] || echo +0 >/run/portunus-clock' \
+        'export LD_PRELOAD=/usr/local/lib/clock.so FAKETIME_TIMESTAMP_FILE=/run/portunus-clock' \
+        'export FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_DISABLE_SHM=1' \
+        'exec "$@"' >/usr/local/bin/moved-clock; \
+    chmod +x /usr/local/bin/mariadb-start /usr/local/bin/moved-clock; \
     install --directory --owner mysql --group mysql /run/mysqld /var/lib/mysql; \
     mariadb-install-db --no-defaults --user=mysql --datadir=/var/lib/mysql --skip-test-db \
         --innodb-log-file-size=16M; \

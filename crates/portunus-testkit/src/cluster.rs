@@ -1,5 +1,4 @@
-//! Three-node clusters and single servers in containers, whose nodes a test pauses, kills and cuts
-//! off.
+//! Clusters and servers in containers, whose nodes a test pauses, kills and cuts off.
 //!
 //! ```no_run
 //! # async fn test() -> Result<(), portunus_testkit::cluster::Error> {
@@ -29,8 +28,9 @@ mod mariadb;
 mod nodes;
 mod postgres;
 mod redis;
-mod relay;
+mod server;
 mod shared;
+mod shell;
 mod status;
 mod store;
 mod zookeeper;
@@ -42,10 +42,11 @@ use std::time::Duration;
 pub use certificates::{Certificates, Tls};
 pub use etcd::{Auth, Etcd, EtcdBuilder, Token};
 pub use exec::{Output, Process};
-pub use mariadb::MariaDb;
+pub use mariadb::{MariaDb, MariaDbBuilder};
 pub use nodes::{Cluster, NODES};
-pub use postgres::Postgres;
-pub use redis::Redis;
+pub use postgres::{Postgres, PostgresBuilder, Standby};
+pub use redis::{Persistence, Redis, RedisBuilder, RedisMasters};
+pub use server::Server;
 pub use shared::Access;
 pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};
 

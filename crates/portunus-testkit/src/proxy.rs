@@ -16,7 +16,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// A way through the proxy.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -68,7 +68,7 @@ impl Proxy {
         self.control.counts.borrow().connections
     }
 
-    /// Lets everything flow, what was held first, and accepts new connections.
+    /// Lets everything flow at once, what was held first, and accepts new connections.
     pub fn pass(&self) {
         self.set(|switches| {
             let Switches { cuts, releases, .. } = *switches;
@@ -98,6 +98,15 @@ impl Proxy {
         self.set(|switches| {
             switches.hold_requests = true;
             switches.hold_replies = true;
+        });
+    }
+
+    /// Delivers what comes this way `late` by that much: a slow network, or a slow server. What
+    /// comes behind a piece under way waits for it, and is delayed from then.
+    pub fn delay(&self, direction: Direction, late: Duration) {
+        self.set(|switches| match direction {
+            Direction::Replies => switches.late_replies = late,
+            Direction::Requests => switches.late_requests = late,
         });
     }
 
@@ -145,6 +154,8 @@ struct Control {
 struct Switches {
     hold_requests: bool,
     hold_replies: bool,
+    late_requests: Duration,
+    late_replies: Duration,
     refuse: bool,
     /// Each increment resets the connections that are open then.
     cuts: u64,
@@ -157,6 +168,13 @@ impl Switches {
         match direction {
             Direction::Replies => self.hold_replies,
             Direction::Requests => self.hold_requests,
+        }
+    }
+
+    fn late(&self, direction: Direction) -> Duration {
+        match direction {
+            Direction::Replies => self.late_replies,
+            Direction::Requests => self.late_requests,
         }
     }
 }
@@ -262,6 +280,10 @@ async fn pump(
     loop {
         let length = from.read(&mut piece).await?;
         let (mut hand, mut ends) = (piece[..length].to_vec(), length == 0);
+        let late = switches.borrow().late(direction);
+        if !late.is_zero() {
+            sleep(late).await;
+        }
         let released = {
             let switches = switches.borrow();
             switches.hold(direction).then_some(switches.releases)

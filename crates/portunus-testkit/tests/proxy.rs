@@ -9,7 +9,7 @@ use portunus_testkit::proxy::{Direction, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 #[tokio::test]
 async fn passes_both_ways_and_the_end_of_a_stream() {
@@ -73,6 +73,25 @@ async fn a_black_hole_keeps_old_and_new_connections_open() {
     proxy.pass();
     assert_eq!(read(&mut new, 3).await, b"new");
     echo(&mut old, b"still").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_keeps_one_way_late_until_pass() {
+    const LATE: Duration = Duration::from_secs(60);
+    let (proxy, mut server) = proxy_to_echo().await;
+    let mut client = connect(&proxy).await;
+    proxy.delay(Direction::Replies, LATE);
+    let asked = Instant::now();
+    client.write_all(b"slow").await.unwrap();
+    assert_eq!(server.recv().await.unwrap(), b"slow");
+    assert!(asked.elapsed() < LATE);
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 4);
+    assert!(asked.elapsed() >= LATE);
+
+    proxy.pass();
+    let asked = Instant::now();
+    echo(&mut client, b"fast").await;
+    assert!(asked.elapsed() < LATE);
 }
 
 #[tokio::test]

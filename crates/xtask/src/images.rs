@@ -12,26 +12,29 @@ use crate::{Result, apt, docker, pip, process, root};
 /// Builds the images that are missing or whose recipe changed, or all when `rebuild`.
 pub(crate) fn ensure(rebuild: bool) -> Result<()> {
     docker::require()?;
-    for (tag, file) in IMAGES {
-        let recipe = fs::read(root().join("docker").join(file))?;
-        let recipe = fingerprint(&recipe);
-        if rebuild || label(tag, RECIPE)?.is_none_or(|built| built != recipe) {
+    for image in &IMAGES {
+        let recipe = image.recipe()?;
+        if rebuild || label(image.tag, RECIPE)?.is_none_or(|built| built != recipe) {
             ensure_base()?;
-            build(tag, file, &recipe)?;
+            build(image, &recipe)?;
         }
     }
     Ok(())
 }
 
-fn build(tag: &str, file: &str, recipe: &str) -> Result<()> {
-    eprintln!("building {tag}");
+fn build(image: &Image, recipe: &str) -> Result<()> {
+    eprintln!("building {}", image.tag);
     let context = Scratch::new("context")?;
-    fs::copy(root().join("docker").join(file), context.0.join(file))?;
+    for file in image.files {
+        fs::copy(root().join("docker").join(file), context.0.join(file))?;
+    }
     apt::export(&context.0.join("host-apt"))?;
     pip::export(&context.0.join("host-pip"))?;
     // The host's network, so that a proxy on its loopback address can be reached.
-    let mut command = docker::docker(["build", "--network", "host", "--force-rm", "--tag", tag]);
-    command.arg("--file").arg(context.0.join(file));
+    let fixed = ["build", "--network", "host", "--force-rm", "--tag", image.tag];
+    let mut command = docker::docker(fixed);
+    command.arg("--file").arg(context.0.join(image.files[0]));
+    command.args(image.args.iter().flat_map(|arg| ["--build-arg", arg]));
     command.args(["--label", &format!("{RECIPE}={recipe}")]);
     for name in PROXIES.into_iter().filter(|name| std::env::var_os(name).is_some()) {
         // By name alone: docker takes the value from the environment and keeps it from the image.
@@ -111,11 +114,26 @@ fn label(image: &str, name: &str) -> Result<Option<String>> {
     Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned()))
 }
 
-/// Tells one recipe from another; a new std may hash otherwise, which costs one build.
-fn fingerprint(recipe: &[u8]) -> String {
-    let mut hasher = DefaultHasher::new();
-    recipe.hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
+/// What an image is made of.
+struct Image {
+    /// The host part makes a missing image fail at once, instead of a pull.
+    tag: &'static str,
+    /// The Dockerfile, and what it copies.
+    files: &'static [&'static str],
+    /// Where one Dockerfile serves several images.
+    args: &'static [&'static str],
+}
+
+impl Image {
+    /// Tells one recipe from another; a new std may hash otherwise, which costs one build.
+    fn recipe(&self) -> Result<String> {
+        let mut hasher = DefaultHasher::new();
+        for file in self.files {
+            fs::read(root().join("docker").join(file))?.hash(&mut hasher);
+        }
+        self.args.hash(&mut hasher);
+        Ok(format!("{:016x}", hasher.finish()))
+    }
 }
 
 fn succeed(command: &mut Command) -> Result<()> {
@@ -145,13 +163,25 @@ impl Drop for Scratch {
 }
 
 const BASE: &str = "debian:trixie-slim";
-/// Tag and Dockerfile. The host part makes a missing image fail at once, instead of a pull.
-const IMAGES: [(&str, &str); 5] = [
-    ("localhost/portunus/etcd:3.5.16", "etcd.Dockerfile"),
-    ("localhost/portunus/zookeeper:3.9.3", "zookeeper.Dockerfile"),
-    ("localhost/portunus/redis:8.0", "redis.Dockerfile"),
-    ("localhost/portunus/postgres:17", "postgres.Dockerfile"),
-    ("localhost/portunus/mariadb:11.8", "mariadb.Dockerfile"),
+const IMAGES: [Image; 6] = [
+    Image { tag: "localhost/portunus/etcd:3.5.16", files: &["etcd.Dockerfile"], args: &[] },
+    Image {
+        tag: "localhost/portunus/zookeeper:3.9.3",
+        files: &["zookeeper.Dockerfile"],
+        args: &[],
+    },
+    Image {
+        tag: "localhost/portunus/redis:8.0",
+        files: &["redis.Dockerfile", "clock.c"],
+        args: &[],
+    },
+    Image {
+        tag: "localhost/portunus/valkey:8.1",
+        files: &["redis.Dockerfile", "clock.c"],
+        args: &["SERVER=valkey", "SERIES=8.1"],
+    },
+    Image { tag: "localhost/portunus/postgres:17", files: &["postgres.Dockerfile"], args: &[] },
+    Image { tag: "localhost/portunus/mariadb:11.8", files: &["mariadb.Dockerfile"], args: &[] },
 ];
 const PROXIES: [&str; 6] =
     ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];

@@ -157,8 +157,12 @@ impl Store for EtcdBuilder {
         self.tls
     }
 
+    fn movable_clock(&self) -> bool {
+        false
+    }
+
     fn ports(&self) -> Ports {
-        Ports { client: CLIENT, status: METRICS, peers: &[PEER] }
+        Ports { client: CLIENT, pooler: None, status: METRICS, peers: &[PEER] }
     }
 
     fn request(&self, plan: &Plan, node: usize) -> ContainerRequest<GenericImage> {

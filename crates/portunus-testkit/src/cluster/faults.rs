@@ -77,8 +77,8 @@ impl Cluster {
         .await
     }
 
-    /// Drops every packet between the node and its peers; clients still reach it. A single node has
-    /// no peers: nothing happens.
+    /// Drops every packet between the node and its peers; clients still reach it. A server on
+    /// its own has no peers: nothing happens.
     ///
     /// # Errors
     ///
@@ -94,22 +94,24 @@ impl Cluster {
         self.iptables(node, &rules).await
     }
 
-    /// Drops every packet between the node and its clients; connections stay open, and new ones
-    /// get no answer. [`Cluster::exec`], which runs inside the node, still works.
+    /// Drops every packet between the node and its clients, a pooler's among them; connections stay
+    /// open, and new ones get no answer. [`Cluster::exec`], which runs inside the node, still
+    /// works.
     ///
     /// # Errors
     ///
     /// [`Error::Command`] or [`Error::Engine`], also when the node is down or frozen.
     pub async fn cut_clients(&self, node: usize) -> Result<()> {
-        let port = self.0.store.ports().client;
-        self.iptables(
-            node,
-            &[
+        let ports = self.0.store.ports();
+        let rules = |port| {
+            [
                 format!("-A INPUT ! -i lo -p tcp --dport {port} -j DROP"),
                 format!("-A OUTPUT ! -o lo -p tcp --sport {port} -j DROP"),
-            ],
-        )
-        .await
+            ]
+        };
+        let rules: Vec<_> =
+            [Some(ports.client), ports.pooler].into_iter().flatten().flat_map(rules).collect();
+        self.iptables(node, &rules).await
     }
 
     /// Lets packets flow again, after [`Cluster::partition`] and [`Cluster::cut_clients`].
@@ -119,6 +121,21 @@ impl Cluster {
     /// [`Error::Command`] or [`Error::Engine`], also when the node is down or frozen.
     pub async fn heal(&self, node: usize) -> Result<()> {
         self.iptables(node, &["-F".to_owned()]).await
+    }
+
+    /// Sets the node's wall clock to this machine's plus `seconds`, at once; its other clocks stay.
+    /// It lasts through a restart. Only servers that were built with a movable clock have one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`] when the clock is not movable, [`Error::Engine`] also when the node is
+    /// down or frozen.
+    pub async fn step_clock(&self, node: usize, seconds: i64) -> Result<()> {
+        self.0.disturbed.store(true, Ordering::SeqCst);
+        // In place of the old file at once: the server reads it all the time.
+        let step =
+            format!("test -e {CLOCK} && echo {seconds:+} >{CLOCK}.new && mv {CLOCK}.new {CLOCK}");
+        self.exec(node, &["sh", "-c", &step]).await?.success(&step).map(drop)
     }
 
     /// Undoes whatever was done to any node, and waits until all are healthy.
@@ -137,6 +154,9 @@ impl Cluster {
                     (true, false) => {}
                 }
                 cluster.heal(node).await?;
+                if cluster.0.store.movable_clock() {
+                    cluster.step_clock(node, 0).await?;
+                }
             }
             cluster.wait_healthy().await?;
             cluster.0.disturbed.store(false, Ordering::SeqCst);
@@ -181,3 +201,6 @@ impl Cluster {
         Ok((state.running.unwrap_or_default(), state.paused.unwrap_or_default()))
     }
 }
+
+/// The seconds that the images' `moved-clock` adds to the time.
+const CLOCK: &str = "/run/portunus-clock";

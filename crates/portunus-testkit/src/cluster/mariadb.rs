@@ -1,74 +1,84 @@
 //! The MariaDB server, and a login without a client library.
 
 use std::io;
-use std::ops::Deref;
 
 use async_trait::async_trait;
 use testcontainers::{ContainerRequest, GenericImage, ImageExt};
 
 use super::nodes::Plan;
-use super::relay;
+use super::server::Kind;
 use super::shared::Turns;
-use super::status;
-use super::store::{Ports, Store};
-use super::{Access, Cluster, Result, Tls};
+use super::store::{FILES, Ports, Store};
+use super::{Result, Server, Tls, shell, status};
 
-/// A running MariaDB server, a [`Cluster`] of one node to which it dereferences.
+/// A running MariaDB server, a [`Cluster`](super::Cluster) of one node to which it dereferences.
 ///
 /// The user `portunus`, with the password `portunus`, may do all in the database `portunus`. Inside
 /// the container `mariadb` without a user is the superuser's.
-#[derive(Clone, Debug)]
-pub struct MariaDb(Cluster);
+pub type MariaDb = Server<MariaDbBuilder>;
 
 impl MariaDb {
-    /// This process's server, in the clear, together with other tests that leave it alone.
-    ///
-    /// The first call starts it; it is healthy then. It lives as long as the process; the next
-    /// sweep removes it.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be started, or not be made whole after a test that disturbed it.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub async fn shared() -> Result<Access<Self>> {
-        TURNS.shared().await
+    /// One server in the clear.
+    pub fn builder() -> MariaDbBuilder {
+        MariaDbBuilder::new()
     }
 
-    /// The same server, alone: the caller may disturb it and need not undo it.
-    ///
-    /// # Errors
-    ///
-    /// As [`MariaDb::shared`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
-    pub async fn exclusive() -> Result<Access<Self>> {
-        TURNS.exclusive().await
-    }
-
-    /// Where clients reach the server, with user, password and database.
+    /// Where clients reach the server, with user, password and database. What TLS needs is not in
+    /// it.
     pub fn url(&self) -> String {
         format!("mysql://portunus:portunus@{}/portunus", self.endpoint(0))
     }
 }
 
-impl Deref for MariaDb {
-    type Target = Cluster;
+/// Chooses how a MariaDB server is made; see [`MariaDb::builder`] for the defaults.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "nothing runs before `start`"]
+pub struct MariaDbBuilder {
+    tls: Tls,
+    movable_clock: bool,
+}
 
-    fn deref(&self) -> &Cluster {
-        &self.0
+impl MariaDbBuilder {
+    const fn new() -> Self {
+        Self { tls: Tls::Off, movable_clock: false }
+    }
+
+    /// How clients reach the server: no login as `portunus` succeeds with less.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Gives the server a wall clock for [`Cluster::step_clock`](super::Cluster::step_clock).
+    pub fn movable_clock(mut self) -> Self {
+        self.movable_clock = true;
+        self
+    }
+
+    /// Starts the server and waits until it is healthy.
+    ///
+    /// # Errors
+    ///
+    /// Without an engine or an image, and when the server does not get healthy; nothing is left
+    /// then.
+    ///
+    /// # Cancel safety
+    ///
+    /// The start goes on in the background, and what it started is removed.
+    pub async fn start(self) -> Result<MariaDb> {
+        Server::launch(self).await
     }
 }
 
-/// How the server is run; there is nothing to choose yet.
-struct Plain;
+impl Kind for MariaDbBuilder {
+    fn turns() -> &'static Turns<MariaDb> {
+        static TURNS: Turns<MariaDb> = Turns::new(|| Box::pin(MariaDb::builder().start()));
+        &TURNS
+    }
+}
 
 #[async_trait]
-impl Store for Plain {
+impl Store for MariaDbBuilder {
     fn name(&self) -> &'static str {
         "mariadb"
     }
@@ -78,20 +88,38 @@ impl Store for Plain {
     }
 
     fn tls(&self) -> Tls {
-        Tls::Off
+        self.tls
+    }
+
+    fn movable_clock(&self) -> bool {
+        self.movable_clock
     }
 
     fn ports(&self) -> Ports {
-        Ports { client: CLIENT, status: STATUS, peers: &[] }
+        Ports { client: CLIENT, pooler: None, status: STATUS, peers: &[] }
     }
 
     fn request(&self, _: &Plan, _: usize) -> ContainerRequest<GenericImage> {
-        GenericImage::new(IMAGE, VERSION).with_entrypoint("sh").with_cmd(relay::beside(
-            "mariadb-start",
-            STATUS,
-            CLIENT,
-            [],
-        ))
+        let demand = match self.tls {
+            Tls::Off => "NONE",
+            Tls::Server => "SSL",
+            Tls::Mutual => "X509",
+        };
+        let mut args = vec![format!("--init-file={FILES}/init.sql")];
+        if self.tls != Tls::Off {
+            args.push("--ssl".to_owned());
+            args.push(format!("--ssl-cert={FILES}/server.crt"));
+            args.push(format!("--ssl-key={FILES}/server.key"));
+            args.push(format!("--ssl-ca={FILES}/ca.crt"));
+        }
+        let program = shell::clocked("mariadb-start", self.movable_clock);
+        GenericImage::new(IMAGE, VERSION)
+            .with_entrypoint("sh")
+            .with_cmd(shell::start([shell::relay(STATUS, CLIENT)], &program, args))
+            .with_copy_to(
+                format!("{FILES}/init.sql"),
+                format!("ALTER USER portunus@'%' REQUIRE {demand};\n").into_bytes(),
+            )
     }
 
     async fn serves(&self, status: u16) -> io::Result<()> {
@@ -135,9 +163,6 @@ fn packets(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
         Some(packet)
     })
 }
-
-static TURNS: Turns<MariaDb> =
-    Turns::new(|| Box::pin(async { Cluster::launch(Plain).await.map(MariaDb) }));
 
 const CLIENT: u16 = 3306;
 const STATUS: u16 = 3307;

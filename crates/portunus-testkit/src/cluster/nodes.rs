@@ -17,7 +17,10 @@ use super::{Certificates, Error, Result, Tls};
 pub const NODES: usize = 3;
 
 /// A running cluster, whichever store it is of; the stores' types dereference to it. Nodes are
-/// called by number, from 0 to [`NODES`] − 1; a single server is node 0.
+/// called by number, from 0; a single server is node 0.
+///
+/// Every node has a file system of 24 MiB at `/small`, which a test may fill up; it is empty after
+/// a restart.
 ///
 /// Clones are the same cluster; it is removed with the last one. Data survives [`Cluster::kill`]
 /// and [`Cluster::restart`], but most stores do not flush it to disk: it may not outlive the machine.
@@ -109,6 +112,9 @@ impl Inner {
         for (name, text) in self.plan.certificates.iter().flat_map(Certificates::files) {
             request = request.with_copy_to(format!("{FILES}/{name}"), text.clone().into_bytes());
         }
+        if let (Some(outside), Some(inside)) = (node.pooler_port, ports.pooler) {
+            request = request.with_mapped_port(outside, inside.tcp());
+        }
         request
             .with_mapped_port(node.client_port, ports.client.tcp())
             .with_mapped_port(node.status_port, ports.status.tcp())
@@ -118,6 +124,7 @@ impl Inner {
             .with_network(&self.plan.name)
             .with_cap_add("NET_ADMIN")
             .with_host_config_modifier(|host| {
+                host.tmpfs = Some([(SMALL.to_owned(), "size=24m".to_owned())].into());
                 let ports = host.port_bindings.iter_mut().flatten();
                 for binding in ports.flat_map(|(_, bindings)| bindings).flatten() {
                     binding.host_ip = Some("127.0.0.1".to_owned());
@@ -154,6 +161,7 @@ impl Plan {
             Ok(Node {
                 container: format!("{name}-{}{n}", store.name()),
                 client_port: engine::free_port()?,
+                pooler_port: store.ports().pooler.map(|_| engine::free_port()).transpose()?,
                 status_port: engine::free_port()?,
             })
         };
@@ -168,10 +176,14 @@ impl Plan {
 pub(super) struct Node {
     /// The container's name, and on the cluster's network its address.
     pub(super) container: String,
-    /// This port and the next one are the machine's.
+    /// This port and the next ones are the machine's.
     pub(super) client_port: u16,
+    pub(super) pooler_port: Option<u16>,
     pub(super) status_port: u16,
 }
+
+/// A file system that is soon full.
+const SMALL: &str = "/small";
 
 /// Takes a node away from testcontainers, which would remove each by itself: [`Inner`] removes
 /// the nodes together, and their network after them.

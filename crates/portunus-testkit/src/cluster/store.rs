@@ -21,6 +21,9 @@ pub(super) trait Store: Send + Sync + 'static {
     /// How clients reach the nodes.
     fn tls(&self) -> Tls;
 
+    /// Whether the nodes have wall clocks of their own.
+    fn movable_clock(&self) -> bool;
+
     /// Where a node listens in its container.
     fn ports(&self) -> Ports;
 
@@ -32,7 +35,7 @@ pub(super) trait Store: Send + Sync + 'static {
     /// machine sees it.
     async fn serves(&self, status: u16) -> io::Result<()>;
 
-    /// Whether the node takes itself for the leader; a single node always does.
+    /// Whether the node takes itself for the leader; a server on its own always does.
     async fn leads(&self, status: u16) -> io::Result<bool>;
 }
 
@@ -40,6 +43,8 @@ pub(super) trait Store: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ports {
     pub(super) client: u16,
+    /// Clients' other way in, through a pooler in front of the node.
+    pub(super) pooler: Option<u16>,
     /// Not cut from anyone, and open to all: it needs neither TLS nor password.
     pub(super) status: u16,
     /// None where there is one node.

@@ -10,11 +10,9 @@ use async_trait::async_trait;
 use testcontainers::{ContainerRequest, GenericImage, ImageExt};
 
 use super::nodes::{NODES, Plan};
-use super::relay;
 use super::shared::Turns;
-use super::status;
 use super::store::{FILES, Ports, Store};
-use super::{Access, Cluster, Error, Process, Result, Tls, engine};
+use super::{Access, Cluster, Error, Process, Result, Tls, engine, shell, status};
 
 pub use options::ZooKeeperBuilder;
 
@@ -135,17 +133,22 @@ impl Store for ZooKeeperBuilder {
         self.tls
     }
 
+    fn movable_clock(&self) -> bool {
+        false
+    }
+
     fn ports(&self) -> Ports {
         let client = if self.tls == Tls::Off { PLAIN } else { SECURE };
-        Ports { client, status: STATUS, peers: &[QUORUM, ELECTION] }
+        Ports { client, pooler: None, status: STATUS, peers: &[QUORUM, ELECTION] }
     }
 
     fn request(&self, plan: &Plan, node: usize) -> ContainerRequest<GenericImage> {
         let client = self.ports().client;
         let hosts = plan.nodes.iter().map(|node| format!("{}:{client}", node.container));
+        let relay = shell::relay(STATUS, PLAIN);
         let mut request = GenericImage::new(IMAGE, VERSION)
             .with_entrypoint("sh")
-            .with_cmd(relay::beside("zookeeper", STATUS, PLAIN, settings(self, plan)))
+            .with_cmd(shell::start([relay], "zookeeper", settings(self, plan)))
             .with_env_var("ZOO_MY_ID", (node + 1).to_string())
             .with_env_var("ZOOKEEPER_HOSTS", hosts.collect::<Vec<_>>().join(","))
             .with_env_var("ZOOKEEPER_CERTIFICATES", FILES)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use portunus_core::backend::{
     Entered, Left, LockBackend, LockObserver,
     Mode::{self, Exclusive, Shared},
@@ -144,8 +145,8 @@ pub async fn a_grant_that_came_first_is_told_at_once(stage: &Stage) {
         let (third, place, waiting) = client.queue_as(&name, permit(2)).await;
         let fourth = other.queue_as(&name, permit(2)).await;
         client.leave(&first, false).await;
-        let turn = if again { client.enter(&third).await.1 } else { waiting };
-        token(&client.turn(&third, &place, turn).await);
+        let waiting = if again { client.enter(&third).await.1 } else { waiting };
+        token(&client.turn(&third, &place, waiting).await);
         client.leave(&second, false).await;
         token(&within(PATIENCE, "the fourth holds", other.waits(fourth)).await.unwrap());
     }
@@ -161,8 +162,7 @@ pub async fn several_releases_at_once_let_as_many_in(stage: &Stage) {
         let by = if at % 2 == 0 { &other } else { &client };
         waiting.push(by.waits(by.queue_as(&name, permit(3)).await));
     }
-    let [one, two, three] = [0, 1, 2].map(|at| client.leave(&holders[at], false));
-    tokio::join!(one, two, three);
+    join_all(holders.iter().map(|holder| client.leave(holder, false))).await;
     for waiter in waiting.drain(..3) {
         let turn = within(PATIENCE, "one of the next three holds", waiter).await.unwrap();
         assert!(matches!(turn, Turn::Held { .. }), "{turn:?}");
@@ -335,8 +335,7 @@ pub async fn many_tasks_never_exceed_the_limit(stage: &Stage) {
     let clients = [stage.client().await, stage.client().await];
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..6 {
-        let (client, name) = (clients[task % 2].clone(), name.clone());
-        let holding = Arc::clone(&holding);
+        let (client, name, holding) = (clients[task % 2].clone(), name.clone(), holding.clone());
         tasks.spawn(async move {
             for _ in 0..5 {
                 let attempt = attempt_as(&name, permit(LIMIT), false);

@@ -89,6 +89,29 @@ pub(crate) async fn restore_undoes_everything_on_a_server(server: &Cluster) {
     assert!(server.is_healthy(0).await);
 }
 
+/// `time` shows the server's, in whole seconds.
+pub(crate) async fn only_the_wall_clock_moves(server: &Cluster, time: &[&str]) {
+    let seconds = async |command: &[&str]| {
+        let shown = server.exec(0, command).await.unwrap();
+        let first = shown.stdout.lines().next().unwrap_or_default();
+        first.parse::<i64>().unwrap_or_else(|_| panic!("{shown:?}"))
+    };
+    for step in [60, -60, 0] {
+        server.step_clock(0, step).await.unwrap();
+        let before = seconds(&["date", "+%s"]).await;
+        let shown = seconds(time).await - step;
+        let after = seconds(&["date", "+%s"]).await;
+        assert!((before..=after).contains(&shown), "{step}: {before} {shown} {after}");
+    }
+    server.step_clock(0, 60).await.unwrap();
+    server.kill(0).await.unwrap();
+    server.restart(0).await.unwrap();
+    server.wait_healthy().await.unwrap();
+    assert!(seconds(time).await >= seconds(&["date", "+%s"]).await + 50);
+    server.restore().await.unwrap();
+    assert!(seconds(time).await <= seconds(&["date", "+%s"]).await);
+}
+
 /// Whether the node answers a client of this machine.
 pub(crate) async fn answers(cluster: &Cluster, node: usize, hello: &str) -> bool {
     let exchange = async {

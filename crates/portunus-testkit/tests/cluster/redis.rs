@@ -1,6 +1,6 @@
-//! The Redis server.
+//! Redis and Valkey: one server, and several masters.
 
-use portunus_testkit::cluster::Redis;
+use portunus_testkit::cluster::{Persistence, Redis, RedisMasters, Tls};
 
 use super::faults;
 
@@ -47,6 +47,100 @@ async fn restore_undoes_everything() {
     faults::restore_undoes_everything_on_a_server(&Redis::exclusive().await.unwrap()).await;
 }
 
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test`"]
+async fn masters_know_nothing_of_each_other_and_lose_only_what_is_wiped() {
+    let masters: &RedisMasters = &RedisMasters::exclusive().await.unwrap();
+    assert_eq!(masters.url(), format!("redlock://{}", masters.endpoints().join(",")));
+    assert_eq!(masters.endpoints().len(), 5);
+    for node in 0..5 {
+        let value = node.to_string();
+        assert_eq!(cli(masters, node, &["set", "own", &value]).await, "OK");
+    }
+    masters.kill(0).await.unwrap();
+    masters.wipe(1).await.unwrap();
+    masters.restart(0).await.unwrap();
+    masters.wait_healthy().await.unwrap();
+    let mut kept = Vec::new();
+    for node in 0..5 {
+        kept.push(cli(masters, node, &["get", "own"]).await);
+    }
+    assert_eq!(kept, ["0", "", "2", "3", "4"]);
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test`"]
+async fn a_replica_is_promoted_with_what_it_has() {
+    let pair = RedisMasters::<2>::builder().start().await.unwrap();
+    pair.replicate(1, 0).await.unwrap();
+    assert_eq!(cli(&pair, 0, &["set", "held", "one"]).await, "OK");
+    assert_eq!(cli(&pair, 0, &["wait", "1", "0"]).await, "1");
+    assert!(cli(&pair, 1, &["set", "held", "two"]).await.starts_with("READONLY"));
+    pair.kill(0).await.unwrap();
+    pair.promote(1).await.unwrap();
+    assert_eq!(cli(&pair, 1, &["get", "held"]).await, "one");
+    assert_eq!(cli(&pair, 1, &["set", "held", "two"]).await, "OK");
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test`"]
+async fn without_persistence_a_killed_node_is_empty() {
+    let redis = Redis::builder().persistence(Persistence::None).start().await.unwrap();
+    assert_eq!(cli(&redis, 0, &["set", "killed", "lost"]).await, "OK");
+    redis.kill(0).await.unwrap();
+    redis.restart(0).await.unwrap();
+    redis.wait_healthy().await.unwrap();
+    assert_eq!(cli(&redis, 0, &["get", "killed"]).await, "");
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test`"]
+async fn only_its_wall_clock_moves() {
+    let redis = Redis::builder().movable_clock().start().await.unwrap();
+    faults::only_the_wall_clock_moves(&redis, TIME).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test`"]
+async fn valkey_serves_in_its_place() {
+    let valkey = Redis::builder().valkey().movable_clock().start().await.unwrap();
+    let server = cli(&valkey, 0, &["info", "server"]).await;
+    assert!(server.contains("valkey_version:8.1."), "{server}");
+    faults::only_the_wall_clock_moves(&valkey, TIME).await;
+    faults::a_killed_server_comes_back_with_its_data(&valkey, WRITE, READ).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test`"]
+async fn mutual_tls_and_users_shut_others_out() {
+    let rules = "~lock:* +set +get";
+    let redis = Redis::builder().tls(Tls::Mutual).user("locker", "secret", rules);
+    let redis = redis.start().await.unwrap();
+    assert_eq!(redis.url(), format!("redis://locker:secret@{}", redis.endpoint(0)));
+    assert!(!format!("{redis:?}").contains("secret"));
+
+    let login = ["--user", "locker", "--pass", "secret", "--no-auth-warning"];
+    let trust = ["--tls", "--cacert", "/etc/portunus/ca.crt"];
+    let mine = ["--cert", "/etc/portunus/client.crt", "--key", "/etc/portunus/client.key"];
+    let all = [&trust[..], &mine, &login].concat();
+    assert_eq!(cli(&redis, 0, &[&all[..], &["set", "lock:a", "b"]].concat()).await, "OK");
+    let refused = cli(&redis, 0, &[&all[..], &["set", "other", "b"]].concat()).await;
+    assert!(refused.starts_with("NOPERM"), "{refused}");
+    let refused = cli(&redis, 0, &[&trust[..], &mine, &["get", "lock:a"]].concat()).await;
+    assert!(refused.starts_with("NOPERM"), "{refused}");
+    let refused = cli(&redis, 0, &[&trust[..], &login, &["get", "lock:a"]].concat()).await;
+    assert_ne!(refused, "b", "without a certificate");
+    let refused = cli(&redis, 0, &[&login[..], &["get", "lock:a"]].concat()).await;
+    assert_ne!(refused, "b", "in the clear");
+}
+
+/// What `redis-cli` says in a node.
+async fn cli<const N: usize>(servers: &RedisMasters<N>, node: usize, args: &[&str]) -> String {
+    let said = servers.exec(node, &[&["redis-cli"], args].concat()).await.unwrap();
+    [said.stdout.trim(), said.stderr.trim()].concat()
+}
+
+const TIME: &[&str] = &["redis-cli", "time"];
 const WRITE: &[&str] = &["redis-cli", "set", "killed", "kept"];
 const READ: &[&str] = &["redis-cli", "get", "killed"];
 const HELLO: &str = "PING\r\n";
