@@ -12,7 +12,13 @@ const END: &str = "<!-- capabilities: end -->";
 
 #[test]
 #[cfg_attr(
-    not(all(feature = "etcd", feature = "sqlite", feature = "zookeeper")),
+    not(all(
+        feature = "etcd",
+        feature = "mysql",
+        feature = "postgres",
+        feature = "sqlite",
+        feature = "zookeeper"
+    )),
     ignore = "needs every store: `cargo test -p portunus-tests --all-features --test readme`"
 )]
 fn the_table_says_what_the_stores_state() {
@@ -40,6 +46,10 @@ fn stores() -> Vec<Capabilities> {
         etcd(),
         #[cfg(feature = "zookeeper")]
         zookeeper(),
+        #[cfg(feature = "postgres")]
+        postgres(),
+        #[cfg(feature = "mysql")]
+        mysql(),
         #[cfg(feature = "sqlite")]
         sqlite(),
     ]
@@ -61,6 +71,22 @@ fn zookeeper() -> Capabilities {
 
     let config = ZooKeeperConfig::new(["localhost"]).expect("a configuration");
     ZooKeeper::new(config).expect("a backend").capabilities()
+}
+
+#[cfg(feature = "postgres")]
+fn postgres() -> Capabilities {
+    use portunus::postgres::{Postgres, PostgresConfig};
+
+    let config = PostgresConfig::new(["localhost"], "locks").expect("a configuration");
+    Postgres::new(config).expect("a backend").capabilities()
+}
+
+#[cfg(feature = "mysql")]
+fn mysql() -> Capabilities {
+    use portunus::mysql::{Mysql, MysqlConfig};
+
+    let config = MysqlConfig::new(["localhost"], "locks").expect("a configuration");
+    Mysql::new(config).expect("a backend").capabilities()
 }
 
 #[cfg(feature = "sqlite")]

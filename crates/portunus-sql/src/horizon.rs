@@ -1,18 +1,12 @@
 //! How far this process saw a database: what says less was put back from a copy.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use portunus_core::backend::SessionId;
 use portunus_core::token::Incarnation;
 
-/// The furthest that this process saw, of the counter and of its own sessions.
+/// The furthest that this process saw of the counter.
 #[derive(Debug, Default)]
-pub(crate) struct Horizon {
-    lives: Mutex<Seen>,
-    /// The last beat of each of our sessions that was confirmed.
-    beats: Mutex<HashMap<SessionId, u64>>,
-}
+pub(crate) struct Horizon(Mutex<Seen>);
 
 /// Where a database is: the number of its last change, in one of its lives.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -41,26 +35,8 @@ impl Horizon {
         }
     }
 
-    /// Whether a session of ours, whose beat was just raised to `beat`, had an earlier one before than
-    /// the last that was confirmed.
-    pub(crate) fn is_old_beat(&self, session: SessionId, beat: u64) -> bool {
-        self.beats().get(&session).is_some_and(|confirmed| beat <= *confirmed)
-    }
-
-    pub(crate) fn confirmed(&self, session: SessionId, beat: u64) {
-        self.beats().insert(session, beat);
-    }
-
-    pub(crate) fn forget(&self, session: SessionId) {
-        self.beats().remove(&session);
-    }
-
     fn lives(&self) -> MutexGuard<'_, Seen> {
-        self.lives.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn beats(&self) -> MutexGuard<'_, HashMap<SessionId, u64>> {
-        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -27,6 +27,7 @@ impl Kernel {
     }
 
     /// Whether another's times are of this kernel's clock. An unknown kernel is never the same.
+    #[cfg(any(feature = "sqlite", test))]
     pub(crate) fn is_same(&self, other: &str) -> bool {
         self.0.as_deref() == Some(other)
     }

@@ -1,5 +1,6 @@
 //! Which sessions are dead, told from their rows.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,23 @@ use portunus_core::backend::SessionId;
 use portunus_core::beat::{Beats, Vital};
 use portunus_core::clock::{Clock, Moment};
 
+use crate::confirmed::Confirmed;
+#[cfg(feature = "sqlite")]
 use crate::horizon::Horizon;
 use crate::kernel::Kernel;
 
+/// A session of whose clock nothing is known.
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beating {
+    pub(crate) id: SessionId,
+    /// Raised by each renewal.
+    pub(crate) beat: u64,
+    pub(crate) ttl: Duration,
+}
+
 /// A session as its row says it.
+#[cfg(feature = "sqlite")]
 #[derive(Clone, Debug)]
 pub(crate) struct SessionRow {
     pub(crate) id: SessionId,
@@ -28,6 +42,8 @@ pub(crate) struct SessionRow {
 pub(crate) struct Liveness {
     pub(crate) beats: Beats,
     pub(crate) kernel: Kernel,
+    pub(crate) confirmed: Confirmed,
+    #[cfg(feature = "sqlite")]
     pub(crate) horizon: Horizon,
 }
 
@@ -42,35 +58,54 @@ pub(crate) struct Verdict {
 
 impl Liveness {
     pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        let kernel = Kernel::of_this_process();
-        Self { beats: Beats::new(clock), kernel, horizon: Horizon::default() }
+        Self {
+            beats: Beats::new(clock),
+            kernel: Kernel::of_this_process(),
+            confirmed: Confirmed::default(),
+            #[cfg(feature = "sqlite")]
+            horizon: Horizon::default(),
+        }
     }
 
     /// Judges all sessions of the store. The rows were read before this is called.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn judge(&self, rows: &[SessionRow]) -> Verdict {
+        let vital = |row: &SessionRow| match self.is_foreign(row) {
+            true => self.beats.saw(row.id, row.beat, row.ttl),
+            false => self.beats.told(row.renewed, row.ttl),
+        };
+        self.verdict(rows.iter().map(|row| (row.id, row.beat, vital(row))).collect())
+    }
+
+    /// The same by their beats alone.
+    #[cfg(any(feature = "mysql", feature = "postgres"))]
+    pub(crate) fn judge_by_beats(&self, rows: &[Beating]) -> Verdict {
+        let vital = |row: &Beating| self.beats.saw(row.id, row.beat, row.ttl);
+        self.verdict(rows.iter().map(|row| (row.id, row.beat, vital(row))).collect())
+    }
+
+    fn verdict(&self, vitals: Vec<(SessionId, u64, Vital)>) -> Verdict {
         let mut verdict = Verdict { dead: Vec::new(), look_again: Moment::NEVER };
-        for row in rows {
-            let vital = match self.is_foreign(row) {
-                true => self.beats.saw(row.id, row.beat, row.ttl),
-                false => self.beats.told(row.renewed, row.ttl),
-            };
+        for (session, beat, vital) in &vitals {
             match vital {
-                Vital::Dead => verdict.dead.push((row.id, row.beat)),
-                Vital::Alive { until } => verdict.look_again = verdict.look_again.min(until),
+                Vital::Dead => verdict.dead.push((*session, *beat)),
+                Vital::Alive { until } => verdict.look_again = verdict.look_again.min(*until),
             }
         }
-        self.beats.retain(|session| rows.iter().any(|row| row.id == session));
+        let there: HashSet<SessionId> = vitals.iter().map(|(session, ..)| *session).collect();
+        self.beats.retain(|session| there.contains(&session));
         verdict
     }
 
     /// Whether its times are of another clock than ours. One that is yet to come can't be of ours,
     /// whatever the row says of it.
+    #[cfg(feature = "sqlite")]
     pub(crate) fn is_foreign(&self, row: &SessionRow) -> bool {
         !self.kernel.is_same(&row.kernel) || row.renewed > self.beats.stamp()
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sqlite"))]
 mod tests {
     use std::future::Future;
     use std::pin::Pin;

@@ -18,6 +18,7 @@ use super::enter::{self, Change};
 use super::error::STORE;
 use super::line::{Line, Purpose};
 use super::onward::{Back, read_onward};
+use super::place::Place;
 use super::precedence::{Manners, Precedence};
 use super::queue;
 use super::session::{self, lost};
@@ -65,6 +66,10 @@ impl Sqlite {
             liveness,
             config,
         }
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        self.config.place()
     }
 
     async fn change(
@@ -147,7 +152,7 @@ impl LockBackend for Sqlite {
         };
         let renewed = self.renewals.run(purpose, renewing).await;
         if renewed.as_ref().is_err_and(|error| error.kind() == ErrorKind::Lost) {
-            self.liveness.horizon.forget(id);
+            self.liveness.confirmed.forget(id);
         }
         renewed
     }

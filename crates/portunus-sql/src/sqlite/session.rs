@@ -35,7 +35,7 @@ pub(super) fn open(
         Ok((queue::at(transaction)?.incarnation, true))
     })?;
     let id = SessionId(id.into());
-    liveness.horizon.confirmed(id, 0);
+    liveness.confirmed.insert(id, 0);
     Ok((id, incarnation))
 }
 
@@ -53,14 +53,14 @@ pub(super) fn renew(
         )?;
         let beat = raise.query_row(params![row_id(id), renewed], |row| row.get(0)).optional()?;
         let beat = natural(beat.ok_or_else(|| lost("renew"))?);
-        if liveness.horizon.is_old_beat(id, beat) {
+        if liveness.confirmed.is_old(id, beat) {
             // Others may have raised the counter above what was seen, but nobody renews for us.
             let detail = "an earlier copy of the file was put back";
             return Err(lost("renew").with_detail(detail).into());
         }
         Ok((beat, true))
     })?;
-    liveness.horizon.confirmed(id, beat);
+    liveness.confirmed.insert(id, beat);
     Ok(())
 }
 
@@ -89,7 +89,7 @@ pub(super) fn close(
     liveness: &Liveness,
     id: SessionId,
 ) -> Fallible<()> {
-    liveness.horizon.forget(id);
+    liveness.confirmed.forget(id);
     write(connection, |transaction| {
         transaction.execute("DELETE FROM portunus_session WHERE id = ?1", [row_id(id)])?;
         Ok(())
@@ -140,6 +140,24 @@ pub(super) fn settle_for_a_try(
     let noted = kept && note(transaction, liveness, &foreign)?;
     reap(transaction, &verdict)?;
     Ok(noted || !verdict.dead.is_empty())
+}
+
+/// Ends the dead, if all of `wanted` are among them; else writes nothing. Says whether they were.
+pub(super) fn end_if_all_dead(
+    transaction: &Transaction<'_>,
+    liveness: &Liveness,
+    wanted: &[SessionId],
+) -> Fallible<bool> {
+    if liveness.kernel.is_known() {
+        recall(transaction, liveness)?;
+    }
+    let verdict = liveness.judge(&list(transaction)?);
+    let is_dead = |session: &SessionId| verdict.dead.iter().any(|(dead, _)| dead == session);
+    let all_are = wanted.iter().all(is_dead);
+    if all_are {
+        reap(transaction, &verdict)?;
+    }
+    Ok(all_are)
 }
 
 fn reap(transaction: &Transaction<'_>, verdict: &Verdict) -> Fallible<()> {

@@ -3,6 +3,7 @@
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod acquire;
 mod file;
 mod leavings;
 mod liveness;

@@ -3,6 +3,9 @@
 //! ```text
 //! PORTUNUS_BENCH_ETCD=127.0.0.1:2379 cargo bench -p portunus --features etcd --bench lock
 //! PORTUNUS_BENCH_ZOOKEEPER=127.0.0.1:2181 cargo bench -p portunus --features zookeeper --bench lock
+//! PORTUNUS_BENCH_MYSQL=user:password@127.0.0.1:3306/database \
+//!     cargo bench -p portunus --features mysql --bench lock
+//! PORTUNUS_BENCH_POSTGRES=user:password@127.0.0.1:5432/database cargo bench -p portunus --features postgres --bench lock
 //! PORTUNUS_BENCH_SQLITE=/var/tmp/bench.db cargo bench -p portunus --features sqlite --bench lock
 //! ```
 //!
@@ -11,7 +14,17 @@
 
 #[cfg(feature = "etcd")]
 mod etcd;
-#[cfg(any(feature = "etcd", feature = "sqlite", feature = "zookeeper"))]
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(
+    feature = "etcd",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "sqlite",
+    feature = "zookeeper"
+))]
 mod recipes;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -43,6 +56,17 @@ fn main() -> Result<()> {
         let requests = zookeeper::requests;
         let store = Store { name: "zookeeper", ttl: 6, hosts: &hosts, requests };
         store.measure(&runtime, async || zookeeper::ZooKeeper::connect(&hosts).await)?;
+    }
+    #[cfg(feature = "mysql")]
+    if let Some(server) = hosts("mysql", "PORTUNUS_BENCH_MYSQL") {
+        let store = Store { name: "mysql", ttl: 6, hosts: &server, requests: mysql::requests };
+        store.measure(&runtime, async || mysql::Mysql::connect(&server).await)?;
+    }
+    #[cfg(feature = "postgres")]
+    if let Some(place) = hosts("postgres", "PORTUNUS_BENCH_POSTGRES") {
+        let store = Store { name: "postgres", ttl: 6, hosts: &place, requests: postgres::requests };
+        runtime.block_on(postgres::throughput(&place))?;
+        store.measure(&runtime, async || postgres::Postgres::connect(&place).await)?;
     }
     #[cfg(feature = "sqlite")]
     if let Some(path) = hosts("sqlite", "PORTUNUS_BENCH_SQLITE") {

@@ -1,8 +1,5 @@
 //! The suite on a file in a temporary directory.
 
-#![cfg(feature = "sqlite")]
-#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,102 @@
+//! The store's public type.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use portunus_core::backend::{self, Attempt, Session};
+use portunus_core::clock::{BootClock, Clock};
+use portunus_core::error::Result;
+use portunus_core::name::LockName;
+
+use super::config::PostgresConfig;
+use super::connect::PgDatabase;
+use crate::rows::Keys;
+use crate::server::Server;
+use crate::server::store::store;
+use crate::server::tables::Change;
+
+/// The longest value of a leader, in bytes of UTF-8: 128 KiB. PostgreSQL would take more; with this one
+/// a value fits other stores too.
+pub const MAX_VALUE_BYTES: usize = 128 * 1024;
+
+/// Locks in a PostgreSQL database.
+pub struct Postgres {
+    config: PostgresConfig,
+    pub(super) keys: Keys,
+    pub(super) server: Server<PgDatabase>,
+}
+
+impl Postgres {
+    /// Prepares the backend. Connects with the first request.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Invalid`](portunus_core::error::ErrorKind::Invalid) when a TLS file can't be used.
+    pub fn new(config: PostgresConfig) -> Result<Self> {
+        Self::with_clock(config, Arc::new(BootClock::new()))
+    }
+
+    /// The same by another clock. Processes of one kernel keep what they saw of others by its time:
+    /// those who use the tables together from one machine need the same clock.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_clock(config: PostgresConfig, clock: Arc<dyn Clock>) -> Result<Self> {
+        let database = PgDatabase::new(config.servers(), config.make_tls()?);
+        let server = Server::new(database, config.keys(), clock);
+        Ok(Self { keys: config.keys(), server, config })
+    }
+
+    /// Makes the tables unless they are there, as opening a session does too: for a role that may, where
+    /// the others may not. Two processes may do so at once.
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::Denied`]: the role may not create tables.
+    /// - [`ErrorKind::Unsupported`]: there is no schema to create them in, or there are tables of another
+    ///   version.
+    /// - [`ErrorKind::Unavailable`]: no server takes writes. The tables are there or not.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped the tables are made or not; to call it again is safe.
+    ///
+    /// [`ErrorKind::Denied`]: portunus_core::error::ErrorKind::Denied
+    /// [`ErrorKind::Unsupported`]: portunus_core::error::ErrorKind::Unsupported
+    /// [`ErrorKind::Unavailable`]: portunus_core::error::ErrorKind::Unavailable
+    pub async fn create_schema(&self) -> Result<()> {
+        self.server.create_schema().await
+    }
+
+    /// Removes the rows of locks that nobody holds or waits for, of all namespaces; returns how many.
+    ///
+    /// There is one row for each name that was ever asked for, so a program whose names do not repeat
+    /// calls this now and then. Tokens go on growing: the highest that was removed is kept, and a name
+    /// that comes back goes on above it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unavailable`], with nothing removed, and
+    /// [`ErrorKind::Unconfirmed`]; to call it again is safe.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped the rows are removed or not; to call it again is safe.
+    ///
+    /// [`ErrorKind::Unavailable`]: portunus_core::error::ErrorKind::Unavailable
+    /// [`ErrorKind::Unconfirmed`]: portunus_core::error::ErrorKind::Unconfirmed
+    pub async fn prune(&self) -> Result<u64> {
+        self.server.prune().await
+    }
+}
+
+/// Names the servers: errors of the engine show it.
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Postgres").field(&self.config).finish()
+    }
+}
+
+store!(Postgres, PgDatabase);

@@ -1,0 +1,68 @@
+//! Tokens grow, whatever rows go.
+
+use futures_util::future::join_all;
+
+use crate::{LONG, Scene};
+
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn a_key_that_was_pruned_goes_on_above_its_last_token() {
+    let scene = Scene::new().await;
+    let client = scene.client(LONG).await;
+    let mut last = 0;
+    for _ in 0..5 {
+        let (attempt, token) = client.hold("a").await;
+        assert!(token > last);
+        last = token;
+        client.leave(&attempt).await;
+    }
+    let (held, other) = client.hold("b").await;
+    assert_eq!(client.backend.prune().await.unwrap(), 1);
+    assert_eq!((scene.count("key").await, scene.count("entry").await), (1, 1));
+    assert!(client.hold("a").await.1 > last);
+    // What is held stays, and goes on where it was.
+    client.leave(&held).await;
+    assert_eq!(client.hold("b").await.1, other + 1);
+    assert_eq!(client.backend.prune().await.unwrap(), 0);
+}
+
+/// Pruning and entering at once, many times.
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn a_token_is_never_lower_while_others_prune() {
+    let scene = Scene::new().await;
+    let (client, pruner) = (scene.client(LONG).await, scene.backend());
+    let holding = async {
+        let mut last = 0;
+        for _ in 0..200 {
+            let (attempt, token) = client.hold("a").await;
+            assert!(token > last, "{token} after {last}");
+            last = token;
+            client.leave(&attempt).await;
+        }
+    };
+    let pruning = async {
+        loop {
+            pruner.prune().await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = holding => {}
+        () = pruning => {}
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn four_thousand_grants_leave_a_row_for_each_key() {
+    let scene = Scene::new().await;
+    let client = &scene.client(LONG).await;
+    join_all((0..20).map(|key| async move {
+        for _ in 0..200 {
+            let (attempt, _) = client.hold(&format!("k{key}")).await;
+            client.leave(&attempt).await;
+        }
+    }))
+    .await;
+    assert_eq!((scene.count("key").await, scene.count("entry").await), (20, 0));
+}
