@@ -59,8 +59,7 @@ RUN set -eu; \
         'printf "%s\n" "[databases]" "* = host=$1" "[pgbouncer]" "listen_addr = *" \' \
         '    "auth_type = scram-sha-256" "auth_file = /etc/pgbouncer/users" \' \
         '    "pool_mode = transaction" "max_prepared_statements = 0" "max_client_conn = 500" \' \
-        '    "server_login_retry = 1" "server_idle_timeout = 5" "unix_socket_dir =" \' \
-        '    >/run/pgbouncer.ini' \
+        '    "server_login_retry = 1" "unix_socket_dir =" >/run/pgbouncer.ini' \
         'exec pgbouncer --user=postgres --quiet /run/pgbouncer.ini' \
         >/usr/local/bin/postgres-pooler; \
     echo '"portunus" "portunus"' >/etc/pgbouncer/users; \

@@ -2,8 +2,8 @@
 //! that stood still, even in the middle of a sale.
 //!
 //! ```text
-//! cargo run -p portunus-examples --example inventory
-//! cargo run -p portunus-examples --features etcd --example inventory -- etcd://127.0.0.1:2379
+//! cargo run -p portunus-examples --features sqlite --example inventory
+//! cargo run -p portunus-examples --features sqlite,etcd --example inventory -- etcd://127.0.0.1:2379
 //! ```
 //!
 //! A sale reads the stock, does what takes its time, and writes what is left: without a lock two tills
@@ -24,7 +24,7 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "sqlite:".to_owned());
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory:".to_owned());
     let manager = portunus::builder(url)?.app("inventory").open().await?;
     let directory = tempfile::tempdir()?;
     let shop = directory.path().join("shop.db");

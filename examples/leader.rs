@@ -38,7 +38,7 @@ use tokio::time::sleep;
 #[tokio::main]
 async fn main() -> ExitCode {
     let Some((url, listen)) = arguments() else {
-        eprintln!("usage: leader [URL] [--listen ADDRESS]  (default: sqlite: 127.0.0.1:8080)");
+        eprintln!("usage: leader [URL] [--listen ADDRESS]  (default: memory: 127.0.0.1:8080)");
         return ExitCode::FAILURE;
     };
     match serve(&url, listen).await {
@@ -192,7 +192,7 @@ fn arguments() -> Option<(String, SocketAddr)> {
             _ => url = Some(argument),
         }
     }
-    Some((url.unwrap_or_else(|| "sqlite:".to_owned()), listen))
+    Some((url.unwrap_or_else(|| "memory:".to_owned()), listen))
 }
 
 const PACE: Duration = Duration::from_millis(100);

@@ -2,8 +2,8 @@
 //! the invoices of each night are sent once.
 //!
 //! ```text
-//! cargo run -p portunus-examples --example nightly_job
-//! cargo run -p portunus-examples --features etcd --example nightly_job -- etcd://127.0.0.1:2379
+//! cargo run -p portunus-examples --features sqlite --example nightly_job
+//! cargo run -p portunus-examples --features sqlite,etcd --example nightly_job -- etcd://127.0.0.1:2379
 //! ```
 //!
 //! With a lock alone, a host whose clock is late would find the lock free and do it again. `once` keeps
@@ -32,7 +32,7 @@ struct Company {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "sqlite:".to_owned());
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory:".to_owned());
     let manager = portunus::builder(url)?.app("nightly_job").open().await?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("jobs.db");

@@ -1,8 +1,8 @@
 //! A customer clicks twice on *Pay*, and is charged once.
 //!
 //! ```text
-//! cargo run -p portunus-examples --example payment
-//! cargo run -p portunus-examples --features etcd --example payment -- etcd://127.0.0.1:2379
+//! cargo run -p portunus-examples --features sqlite --example payment
+//! cargo run -p portunus-examples --features sqlite,etcd --example payment -- etcd://127.0.0.1:2379
 //! ```
 //!
 //! Three things together make one charge of two clicks, on any hosts, with any pauses:
@@ -51,7 +51,7 @@ enum Click {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "sqlite:".to_owned());
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory:".to_owned());
     let manager = portunus::builder(url)?.app("payment").open().await?;
     let directory = tempfile::tempdir()?;
     let shop = directory.path().join("shop.db");

@@ -44,7 +44,7 @@ impl Prices {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Error> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "sqlite:".to_owned());
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory:".to_owned());
     let manager = portunus::builder(url)?.app("rwlock").open().await?;
     let lock = manager.rwlock("examples/prices")?;
     let prices = Arc::new(Prices::default());

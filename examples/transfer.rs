@@ -1,8 +1,8 @@
 //! Two accounts and many transfers both ways: nobody waits for ever, and no money comes or goes.
 //!
 //! ```text
-//! cargo run -p portunus-examples --example transfer
-//! cargo run -p portunus-examples --features etcd --example transfer -- etcd://127.0.0.1:2379
+//! cargo run -p portunus-examples --features sqlite --example transfer
+//! cargo run -p portunus-examples --features sqlite,etcd --example transfer -- etcd://127.0.0.1:2379
 //! ```
 //!
 //! One direction names the accounts in one order, the other in the other. Locks taken one by one in
@@ -22,7 +22,7 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "sqlite:".to_owned());
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory:".to_owned());
     let manager = portunus::builder(url)?.app("transfer").open().await?;
     let directory = tempfile::tempdir()?;
     let bank = directory.path().join("bank.db");

@@ -32,7 +32,7 @@ impl Database {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode, Error> {
-    let url = std::env::args().nth(1).unwrap_or_else(|| "sqlite:".to_owned());
+    let url = std::env::args().nth(1).unwrap_or_else(|| "memory:".to_owned());
     let manager = portunus::builder(url)?.app("workers").open().await?;
     // Every process names the same limit; one that differs is refused.
     let exports = manager.semaphore("examples/exports", LIMIT)?;

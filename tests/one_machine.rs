@@ -3,17 +3,17 @@
 #![cfg(unix)]
 
 mod child;
-mod file;
 
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use portunus::LockManager;
 use rusqlite::Connection;
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use child::Child;
-use file::File;
 
 #[tokio::test]
 async fn two_processes_exclude_each_other_and_a_killed_one_s_lock_is_free_within_its_ttl() {
@@ -50,7 +50,7 @@ async fn a_process_stopped_past_its_ttl_sees_the_loss_at_its_first_look() {
     let first = stopped.acquire().await;
     stopped.signal(Signal::SIGSTOP);
     // In the middle of a renewal it would take the file's lock along, and nobody could do anything.
-    while !scene.file.is_writable().await {
+    while !scene.is_writable() {
         stopped.signal(Signal::SIGCONT);
         stopped.signal(Signal::SIGSTOP);
     }
@@ -94,7 +94,7 @@ async fn processes_killed_while_they_write_leave_a_sound_file() {
     }
     // Who died without an entry was in nobody's way; who looks finds that one as well.
     let buried = async {
-        while scene.file.count("portunus_session") > 1 {
+        while scene.count("portunus_session") > 1 {
             manager.contenders("a").await.unwrap();
             sleep(Duration::from_millis(20)).await;
         }
@@ -137,24 +137,31 @@ async fn without_a_path_the_processes_of_a_user_exclude_each_other() {
     other.end().await;
 }
 
-/// A file of locks, and the processes on it.
+/// A directory with a file of locks.
 struct Scene {
-    file: File,
+    home: TempDir,
 }
 
 impl Scene {
     fn new() -> Self {
-        Self { file: File::new() }
+        // In memory, where there is such a place: a busy disk takes a large part of a time to live to sync.
+        let memory = Path::new("/dev/shm");
+        let home = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        Self { home: home.unwrap() }
+    }
+
+    fn url(&self, ttl: &str) -> String {
+        format!("sqlite:{}?ttl={ttl}", self.home.path().join("locks.db").display())
     }
 
     async fn manager(&self) -> LockManager {
-        portunus::connect(self.file.url("30s")).await.unwrap()
+        portunus::connect(self.url("30s")).await.unwrap()
     }
 
     /// A process that runs `worker.rs`.
     async fn worker(&self, ttl: &str, name: &str) -> Child {
         let program = env!("CARGO_BIN_EXE_portunus-test-worker");
-        let mut child = Child::start(program, &[&self.file.url(ttl), name]);
+        let mut child = Child::start(program, &[&self.url(ttl), name]);
         assert_eq!(child.line().await, "ready");
         child
     }
@@ -169,13 +176,27 @@ impl Scene {
         timeout(PROMPT, standing).await.expect("they queue");
     }
 
+    fn count(&self, table: &str) -> i64 {
+        let file = Connection::open(self.home.path().join("locks.db")).unwrap();
+        file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    }
+
+    /// Whether somebody can write now, or soon.
+    fn is_writable(&self) -> bool {
+        let file = Connection::open(self.home.path().join("locks.db")).unwrap();
+        file.busy_timeout(Duration::from_millis(200)).unwrap();
+        file.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok()
+    }
+
     /// Fails when the file is damaged, or has a row of anybody.
     fn end(self) {
+        let file = Connection::open(self.home.path().join("locks.db")).unwrap();
         let check = "PRAGMA integrity_check";
-        let found: String = self.file.connection().query_row(check, [], |row| row.get(0)).unwrap();
+        let found: String = file.query_row(check, [], |row| row.get(0)).unwrap();
         assert_eq!(found, "ok");
-        let left = self.file.rows(&["portunus_entry", "portunus_session"]);
-        assert!(left.is_empty(), "{left:?}");
+        for table in ["portunus_entry", "portunus_session"] {
+            assert_eq!(self.count(table), 0, "rows in {table}");
+        }
     }
 }
 

@@ -12,13 +12,7 @@ const END: &str = "<!-- capabilities: end -->";
 
 #[test]
 #[cfg_attr(
-    not(all(
-        feature = "etcd",
-        feature = "mysql",
-        feature = "postgres",
-        feature = "sqlite",
-        feature = "zookeeper"
-    )),
+    not(all(feature = "etcd", feature = "redis", feature = "sqlite", feature = "zookeeper")),
     ignore = "needs every store: `cargo test -p portunus-tests --all-features --test readme`"
 )]
 fn the_table_says_what_the_stores_state() {
@@ -46,10 +40,8 @@ fn stores() -> Vec<Capabilities> {
         etcd(),
         #[cfg(feature = "zookeeper")]
         zookeeper(),
-        #[cfg(feature = "postgres")]
-        postgres(),
-        #[cfg(feature = "mysql")]
-        mysql(),
+        #[cfg(feature = "redis")]
+        redis(),
         #[cfg(feature = "sqlite")]
         sqlite(),
     ]
@@ -65,28 +57,21 @@ fn etcd() -> Capabilities {
     Etcd::new(config).expect("a backend").capabilities()
 }
 
+#[cfg(feature = "redis")]
+fn redis() -> Capabilities {
+    use portunus::redis::{Redis, RedisConfig};
+
+    let mut url = portunus::backend::StoreUrl::parse("redis://localhost").expect("a URL");
+    let config = RedisConfig::from_url(&mut url).expect("a configuration");
+    Redis::new(config).expect("a backend").capabilities()
+}
+
 #[cfg(feature = "zookeeper")]
 fn zookeeper() -> Capabilities {
     use portunus::zookeeper::{ZooKeeper, ZooKeeperConfig};
 
     let config = ZooKeeperConfig::new(["localhost"]).expect("a configuration");
     ZooKeeper::new(config).expect("a backend").capabilities()
-}
-
-#[cfg(feature = "postgres")]
-fn postgres() -> Capabilities {
-    use portunus::postgres::{Postgres, PostgresConfig};
-
-    let config = PostgresConfig::new(["localhost"], "locks").expect("a configuration");
-    Postgres::new(config).expect("a backend").capabilities()
-}
-
-#[cfg(feature = "mysql")]
-fn mysql() -> Capabilities {
-    use portunus::mysql::{Mysql, MysqlConfig};
-
-    let config = MysqlConfig::new(["localhost"], "locks").expect("a configuration");
-    Mysql::new(config).expect("a backend").capabilities()
 }
 
 #[cfg(feature = "sqlite")]

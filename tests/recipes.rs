@@ -2,7 +2,6 @@
 
 #![cfg(unix)]
 
-mod file;
 mod stage;
 
 use std::collections::BTreeMap;
@@ -16,9 +15,9 @@ use portunus_testkit::history::History;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use stage::{PROMPT, Scene, eventually, on_every_cluster};
+use stage::{PROMPT, Scene, eventually, on_every_store};
 
-on_every_cluster! {
+on_every_store! {
     they_go_on_while_the_leading_node_is_killed
     they_go_on_while_the_leading_node_is_paused
 }

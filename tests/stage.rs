@@ -1,15 +1,12 @@
-//! What the tests of whole processes share: a store with the cluster alone, or a file of its own.
-#![allow(dead_code, unused_imports, unused_macros, reason = "each test uses a part of it")]
+//! What the tests of whole processes share: a store with the cluster alone.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::fmt::Debug;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use portunus::LockManager;
-use portunus_testkit::cluster::{Access, Cluster, Etcd, MariaDb, Postgres, ZooKeeper};
+use portunus_testkit::cluster::{Access, Cluster, Etcd, NODES, ZooKeeper};
 use tokio::time::{Instant, sleep};
-
-use crate::file::File;
 
 /// The shortest that etcd grants.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
@@ -18,57 +15,8 @@ pub(crate) const SLACK: Duration = Duration::from_millis(1500);
 /// How long that may take which needs a few round trips.
 pub(crate) const PROMPT: Duration = Duration::from_secs(3);
 
-/// Makes each test once for each store; those of `servers` for those alone that have some, which can be
-/// paused.
+/// Makes each test once for each store.
 macro_rules! on_every_store {
-    ($($test:ident)+ $(; servers: $($of_servers:ident)+)?) => {
-        crate::stage::on_every_cluster! { $($test)+ $($($of_servers)+)? }
-        mod mariadb {
-            $(
-                #[tokio::test]
-                #[ignore = "needs a server: `cargo xtask test`"]
-                async fn $test() {
-                    super::$test(crate::stage::Scene::mariadb().await).await;
-                }
-            )+
-            $($(
-                #[tokio::test]
-                #[ignore = "needs a server: `cargo xtask test`"]
-                async fn $of_servers() {
-                    super::$of_servers(crate::stage::Scene::mariadb().await).await;
-                }
-            )+)?
-        }
-        mod postgres {
-            $(
-                #[tokio::test]
-                #[ignore = "needs a server: `cargo xtask test`"]
-                async fn $test() {
-                    super::$test(crate::stage::Scene::postgres().await).await;
-                }
-            )+
-            $($(
-                #[tokio::test]
-                #[ignore = "needs a server: `cargo xtask test`"]
-                async fn $of_servers() {
-                    super::$of_servers(crate::stage::Scene::postgres().await).await;
-                }
-            )+)?
-        }
-        mod sqlite {
-            $(
-                #[tokio::test]
-                async fn $test() {
-                    super::$test(crate::stage::Scene::sqlite().await).await;
-                }
-            )+
-        }
-    };
-}
-pub(crate) use on_every_store;
-
-/// Makes each test once for each store with nodes that replace each other.
-macro_rules! on_every_cluster {
     ($($test:ident)+) => {
         mod etcd {
             $(
@@ -90,9 +38,9 @@ macro_rules! on_every_cluster {
         }
     };
 }
-pub(crate) use on_every_cluster;
+pub(crate) use on_every_store;
 
-/// A store that nobody else uses.
+/// A store with the cluster alone.
 pub(crate) struct Scene {
     store: Store,
     /// Looks at queues, with a session of its own.
@@ -101,9 +49,6 @@ pub(crate) struct Scene {
 
 enum Store {
     Etcd(Access<Etcd>),
-    MariaDb(Access<MariaDb>),
-    Postgres(Access<Postgres>),
-    Sqlite(File),
     ZooKeeper(Access<ZooKeeper>),
 }
 
@@ -116,18 +61,6 @@ impl Scene {
         Self::open(Store::ZooKeeper(ZooKeeper::exclusive().await.unwrap())).await
     }
 
-    pub(crate) async fn mariadb() -> Self {
-        Self::open(Store::MariaDb(MariaDb::exclusive().await.unwrap())).await
-    }
-
-    pub(crate) async fn postgres() -> Self {
-        Self::open(Store::Postgres(Postgres::exclusive().await.unwrap())).await
-    }
-
-    pub(crate) async fn sqlite() -> Self {
-        Self::open(Store::Sqlite(File::new())).await
-    }
-
     async fn open(store: Store) -> Self {
         let observer = portunus::connect(store.url("30s")).await.unwrap();
         Self { store, observer }
@@ -137,46 +70,20 @@ impl Scene {
         self.store.url(ttl)
     }
 
-    /// # Panics
-    ///
-    /// Where there are no servers: a test that calls this is made for the others alone.
     pub(crate) fn cluster(&self) -> &Cluster {
-        self.store.cluster().expect("a file has no servers")
-    }
-
-    /// Stops a process, by its `signal`, at a moment at which it holds up nobody else: in the middle of a
-    /// commit it would take a file's write lock along.
-    pub(crate) async fn stop(&self, signal: impl Fn(Signal)) {
-        signal(Signal::SIGSTOP);
-        if let Store::Sqlite(file) = &self.store {
-            while !file.is_writable().await {
-                signal(Signal::SIGCONT);
-                signal(Signal::SIGSTOP);
-            }
-        }
-    }
-
-    /// Why a process that wakes up past its deadline may say that it lost its lock: where its session is a
-    /// row, whoever of its own looks first says it.
-    pub(crate) fn losses(&self) -> &'static [&'static str] {
-        match self.store {
-            Store::Etcd(_) | Store::ZooKeeper(_) => &["Expired"],
-            Store::MariaDb(_) | Store::Postgres(_) | Store::Sqlite(_) => {
-                &["Expired", "SessionEnded"]
-            }
-        }
+        self.store.cluster()
     }
 
     /// No node answers from now on.
     pub(crate) async fn pause(&self) {
-        for node in 0..self.cluster().endpoints().len() {
-            self.cluster().pause(node).await.unwrap();
+        for node in 0..NODES {
+            self.store.cluster().pause(node).await.unwrap();
         }
     }
 
     pub(crate) async fn unpause(&self) {
-        for node in 0..self.cluster().endpoints().len() {
-            self.cluster().unpause(node).await.unwrap();
+        for node in 0..NODES {
+            self.store.cluster().unpause(node).await.unwrap();
         }
     }
 
@@ -191,57 +98,32 @@ impl Scene {
 
     /// Fails when an entry or a session is left.
     pub(crate) async fn end(self) {
-        if self.store.has_rows() {
-            // No server looks for the dead: who looks at a lock does.
-            eventually("the dead are found", async || {
-                self.observer.contenders("a").await.unwrap();
-                let left = self.store.left().await;
-                if left == ["0 in portunus_entry", "1 in portunus_session"] {
-                    Ok(())
-                } else {
-                    Err(left)
-                }
-            })
-            .await;
-        }
         self.observer.shutdown(PROMPT).await.unwrap();
         eventually("nothing left", async || {
             let left = self.store.left().await;
-            if left.iter().all(|line| line.starts_with("0 ")) { Ok(()) } else { Err(left) }
+            if left.is_empty() { Ok(()) } else { Err(left) }
         })
         .await;
     }
 }
 
 impl Store {
-    fn cluster(&self) -> Option<&Cluster> {
+    fn cluster(&self) -> &Cluster {
         match self {
-            Self::Etcd(etcd) => Some(etcd),
-            Self::MariaDb(mariadb) => Some(mariadb),
-            Self::Postgres(postgres) => Some(postgres),
-            Self::Sqlite(_) => None,
-            Self::ZooKeeper(zookeeper) => Some(zookeeper),
+            Self::Etcd(etcd) => etcd,
+            Self::ZooKeeper(zookeeper) => zookeeper,
         }
     }
 
     fn url(&self, ttl: &str) -> String {
-        match self {
-            Self::Etcd(etcd) => format!("etcd://{}?ttl={ttl}", etcd.endpoints().join(",")),
-            Self::MariaDb(mariadb) => format!("{}?ttl={ttl}", mariadb.url()),
-            Self::Postgres(postgres) => format!("{}?ttl={ttl}", postgres.url()),
-            Self::Sqlite(file) => file.url(ttl),
-            Self::ZooKeeper(zookeeper) => {
-                format!("zookeeper://{}?ttl={ttl}", zookeeper.endpoints().join(","))
-            }
-        }
+        let scheme = match self {
+            Self::Etcd(_) => "etcd",
+            Self::ZooKeeper(_) => "zookeeper",
+        };
+        format!("{scheme}://{}?ttl={ttl}", self.cluster().endpoints().join(","))
     }
 
-    /// Whether sessions are rows, which nobody takes away but who looks.
-    fn has_rows(&self) -> bool {
-        matches!(self, Self::MariaDb(_) | Self::Postgres(_) | Self::Sqlite(_))
-    }
-
-    /// Entries and sessions, a line each; or of each table how many.
+    /// Entries and sessions, a line each.
     async fn left(&self) -> Vec<String> {
         match self {
             Self::Etcd(etcd) => {
@@ -250,17 +132,6 @@ impl Store {
                 let lines = keys.stdout.lines().chain(leases.stdout.lines());
                 let fine = ["", "found 0 leases", "portunus/.incarnation"];
                 lines.filter(|line| !fine.contains(line)).map(str::to_owned).collect()
-            }
-            Self::MariaDb(mariadb) => {
-                let ask = ["mariadb", "--skip-column-names", "portunus", "-e", COUNTS];
-                lines(&mariadb.exec(0, &ask).await.unwrap().stdout)
-            }
-            Self::Postgres(postgres) => {
-                let ask = ["psql", "-U", "postgres", "-d", "portunus", "-tAc", COUNTS];
-                lines(&postgres.exec(0, &ask).await.unwrap().stdout)
-            }
-            Self::Sqlite(file) => {
-                TABLES.iter().map(|table| format!("{} in {table}", file.count(table))).collect()
             }
             Self::ZooKeeper(zookeeper) => {
                 let leader = zookeeper.leader().await.unwrap();
@@ -275,14 +146,6 @@ impl Store {
         }
     }
 }
-
-fn lines(text: &str) -> Vec<String> {
-    text.lines().map(str::to_owned).collect()
-}
-
-const TABLES: [&str; 2] = ["portunus_entry", "portunus_session"];
-const COUNTS: &str = "SELECT concat(count(*), ' in portunus_entry') FROM portunus_entry; \
-    SELECT concat(count(*), ' in portunus_session') FROM portunus_session";
 
 /// Asks again and again until the answer is `Ok`; fails with the last `Err` after a while.
 pub(crate) async fn eventually<E: Debug>(what: &str, mut ask: impl AsyncFnMut() -> Result<(), E>) {

@@ -5,10 +5,8 @@
 #![cfg(unix)]
 
 mod child;
-mod file;
 mod stage;
 
-use futures_util::stream::{self, StreamExt};
 use nix::sys::signal::Signal;
 use portunus_testkit::proxy::{Direction, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,7 +30,7 @@ async fn a_holder_stopped_between_its_check_and_its_write_is_refused(scene: Scen
         let token = first.acquire().await;
         first.ask("read", "read").await;
         first.ask("check", "checked true").await;
-        scene.stop(|signal| first.signal(signal)).await;
+        first.signal(Signal::SIGSTOP);
         let mut second = scene.teller("30s", &name, &vault.address).await;
         assert!(second.acquire().await > token);
         second.ask("read", "read").await;
@@ -47,7 +45,7 @@ async fn a_holder_stopped_between_its_check_and_its_write_is_refused(scene: Scen
         first.end().await;
         name
     });
-    let names: Vec<String> = stream::iter(stories).buffer_unordered(AT_ONCE).collect().await;
+    let names = futures_util::future::join_all(stories).await;
     let log = vault.log().await;
     for name in &names {
         // Each counted to 1 where it should be 2.
@@ -74,7 +72,7 @@ async fn a_write_on_its_way_until_the_next_holder_has_read_is_refused(scene: Sce
     proxy.hold_requests();
     first.tell("write").await;
     proxy.wait_held(Direction::Requests).await;
-    scene.stop(|signal| first.signal(signal)).await;
+    first.signal(Signal::SIGSTOP);
 
     let mut second = scene.teller("30s", "held", &vault.address).await;
     assert!(second.acquire().await > token);
@@ -150,6 +148,5 @@ fn acknowledged(log: &str, kind: &str, name: &str) -> (u64, u64) {
     (count, last)
 }
 
+/// All at once: each waits for a lock to expire.
 const PAUSES: u64 = 20;
-/// Each waits for a lock to expire, and has two processes with connections of their own.
-const AT_ONCE: usize = 5;

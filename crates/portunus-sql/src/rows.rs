@@ -52,7 +52,6 @@ impl Window {
 }
 
 /// What identifies a row: its number, which is also its token.
-#[cfg(any(feature = "sqlite", test))]
 pub(crate) fn id(position: u64) -> EntryId {
     EntryId { key: position.to_string().into(), position }
 }
@@ -60,19 +59,6 @@ pub(crate) fn id(position: u64) -> EntryId {
 /// The number that a key names, if it is one of ours.
 pub(crate) fn position(key: &str) -> Option<u64> {
     key.parse().ok().filter(|position: &u64| position.to_string() == key)
-}
-
-/// The same where each key has a counter of its own: then the lock is a part of what identifies a row.
-#[cfg(any(feature = "mysql", feature = "postgres"))]
-pub(crate) fn id_in(key: &str, position: u64) -> EntryId {
-    EntryId { key: format!("{position}/{key}").into(), position }
-}
-
-/// The number that such a key names, if it is one of this lock's.
-#[cfg(any(feature = "mysql", feature = "postgres"))]
-pub(crate) fn position_in(key: &str, id: &str) -> Option<u64> {
-    let (number, lock) = id.split_once('/')?;
-    position(number).filter(|_| lock == key)
 }
 
 /// Decides where `own` stands behind the rows of its [`Window`]. Both were read at `as_of`.

@@ -13,8 +13,9 @@ use portunus_core::url::StoreUrl;
 /// | `etcd://[user:password@]host[:port],…` | etcd | `etcd` |
 /// | `etcds://…` | etcd over TLS, short for `?tls=true` | `etcd` |
 /// | `zookeeper://[user:password@]host[:port],…[/chroot]` | ZooKeeper | `zookeeper` |
-/// | `mysql://[user:password@]host[:port],…/database` | MySQL or MariaDB | `mysql` |
-/// | `postgres://[user:password@]host[:port],…/database`, `postgresql://…` | a PostgreSQL database | `postgres` |
+/// | `redis://[user:password@]host[:port][/db]` | one Redis server | `redis` |
+/// | `rediss://…` | Redis over TLS, short for `?tls=true` | `redis` |
+/// | `redlock://[user:password@]host[:port],…[/db]` | Redlock over independent masters | `redis` |
 /// | `sqlite:PATH`, `sqlite:///PATH` | an SQLite file; relative to where the process is, or absolute | `sqlite` |
 /// | `sqlite:` | the user's own: `$XDG_STATE_HOME/portunus/locks.db`, else `~/.local/state/portunus/locks.db` | `sqlite` |
 ///
@@ -29,8 +30,7 @@ use portunus_core::url::StoreUrl;
 /// | `memory` | none |
 /// | `etcd` | `namespace`, `layout`, `tls`, `ca`, `cert`, `key` |
 /// | `zookeeper` | `namespace`, `layout`, `acl`, `tls`, `ca`, `cert`, `key` |
-/// | `mysql` | `namespace`, `tls`, `ca`, `cert`, `key` |
-/// | `postgres` | `namespace`, `tls`, `ca`, `cert`, `key` |
+/// | `redis`, `redlock` | `namespace`, `layout`, `tls`, `ca`, `cert`, `key` |
 /// | `sqlite` | `namespace` |
 ///
 /// [`builder`] goes on from a URL in code.
@@ -100,20 +100,13 @@ pub fn builder(url: impl AsRef<str>) -> Result<ManagerBuilder> {
         }
         #[cfg(not(feature = "zookeeper"))]
         "zookeeper" => return Err(feature_off("zookeeper")),
-        #[cfg(feature = "mysql")]
-        "mysql" => {
-            let config = portunus_sql::mysql::MysqlConfig::from_url(&mut url)?;
-            LockManager::builder(portunus_sql::mysql::Mysql::new(config)?)
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redlock" => {
+            let config = portunus_redis::RedisConfig::from_url(&mut url)?;
+            LockManager::builder(portunus_redis::Redis::new(config)?)
         }
-        #[cfg(not(feature = "mysql"))]
-        "mysql" => return Err(feature_off("mysql")),
-        #[cfg(feature = "postgres")]
-        "postgres" | "postgresql" => {
-            let config = portunus_sql::postgres::PostgresConfig::from_url(&mut url)?;
-            LockManager::builder(portunus_sql::postgres::Postgres::new(config)?)
-        }
-        #[cfg(not(feature = "postgres"))]
-        "postgres" | "postgresql" => return Err(feature_off("postgres")),
+        #[cfg(not(feature = "redis"))]
+        "redis" | "rediss" | "redlock" => return Err(feature_off("redis")),
         #[cfg(feature = "sqlite")]
         "sqlite" => {
             let config = portunus_sql::sqlite::SqliteConfig::from_url(&mut url)?;
@@ -136,13 +129,7 @@ fn memory(url: &StoreUrl) -> Result<Memory> {
     }
 }
 
-#[cfg(not(all(
-    feature = "etcd",
-    feature = "mysql",
-    feature = "postgres",
-    feature = "sqlite",
-    feature = "zookeeper"
-)))]
+#[cfg(not(all(feature = "etcd", feature = "redis", feature = "sqlite", feature = "zookeeper")))]
 fn feature_off(feature: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, feature, "connect").with_detail(format!(
         "this build has no feature `{feature}`; add it with \
@@ -156,4 +143,4 @@ fn invalid(detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 
 /// Every scheme of the grammar, whatever this build's features.
 const SCHEMES: &str =
-    "`memory`, `etcd`, `etcds`, `zookeeper`, `mysql`, `postgres`, `postgresql`, `sqlite`";
+    "`memory`, `etcd`, `etcds`, `zookeeper`, `redis`, `rediss`, `redlock`, `sqlite`";

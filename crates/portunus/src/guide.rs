@@ -9,8 +9,8 @@ pub mod etcd_or_zookeeper {}
 #[doc = include_str!("../docs/fencing.md")]
 pub mod fencing {}
 
-#[doc = include_str!("../docs/sql.md")]
-pub mod sql {}
+#[doc = include_str!("../docs/redlock.md")]
+pub mod redlock {}
 
 #[doc = include_str!("../docs/which_lock.md")]
 pub mod which_lock {}

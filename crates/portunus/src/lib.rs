@@ -41,16 +41,11 @@ pub mod etcd {
     pub use portunus_etcd::{Etcd, EtcdConfig, Layout, MAX_VALUE_BYTES};
 }
 
-/// The MySQL and MariaDB store, to be configured in code; [`connect`] does it from a URL.
-#[cfg(feature = "mysql")]
-pub mod mysql {
-    pub use portunus_sql::mysql::{MAX_VALUE_BYTES, Mysql, MysqlConfig, schema_sql};
-}
-
-/// The PostgreSQL store, to be configured in code; [`connect`] does it from a URL.
-#[cfg(feature = "postgres")]
-pub mod postgres {
-    pub use portunus_sql::postgres::{MAX_VALUE_BYTES, Postgres, PostgresConfig, schema_sql};
+/// The Redis store, one server or Redlock over several, to be configured in code; [`connect`] does
+/// it from a URL.
+#[cfg(feature = "redis")]
+pub mod redis {
+    pub use portunus_redis::{Layout, MAX_VALUE_BYTES, Redis, RedisConfig};
 }
 
 /// The SQLite store, to be configured in code; [`connect`] does it from a URL.

@@ -36,14 +36,15 @@ async fn a_url_that_is_none() {
 
 #[tokio::test]
 async fn an_unknown_scheme_lists_the_known() {
-    let known = ["`consul`", "`memory`", "`etcd`", "`etcds`", "`zookeeper`", "`sqlite`"];
+    let known =
+        ["`consul`", "`memory`", "`etcd`", "`zookeeper`", "`redis`", "`redlock`", "`sqlite`"];
     assert_refused("consul://u:s3cret@a", ErrorKind::Invalid, &known).await;
 }
 
 #[tokio::test]
 async fn a_password_with_unescaped_signs_is_not_shown() {
     for sign in ["/", "?", "#", "&", "%", ":", "@"] {
-        for scheme in ["etcd", "zookeeper", "sqlite", "memory", "consul"] {
+        for scheme in ["etcd", "zookeeper", "redis", "sqlite", "memory", "consul"] {
             refused(&format!("{scheme}://u:s3cret{sign}s3cret@127.0.0.1:1?typo=1")).await;
             let brief = "connect_timeout=100ms";
             refused(&format!("{scheme}://u:1{sign}s3cret@127.0.0.1:1?{brief}")).await;
@@ -233,7 +234,7 @@ async fn a_call_after_the_shutdown() {
     assert!(error.to_string().contains("shut down; nothing is held"), "{error}");
 }
 
-#[cfg(not(all(feature = "etcd", feature = "sqlite", feature = "zookeeper")))]
+#[cfg(not(all(feature = "etcd", feature = "redis", feature = "sqlite", feature = "zookeeper")))]
 #[tokio::test]
 async fn a_feature_that_is_off() {
     let urls = [
@@ -241,6 +242,8 @@ async fn a_feature_that_is_off() {
         ("etcd", "etcd://u:s3cret@a"),
         #[cfg(not(feature = "etcd"))]
         ("etcd", "etcds://a?ca=x"),
+        #[cfg(not(feature = "redis"))]
+        ("redis", "redlock://u:s3cret@a,b,c/1"),
         #[cfg(not(feature = "zookeeper"))]
         ("zookeeper", "zookeeper://u:s3cret@a/b"),
         #[cfg(not(feature = "sqlite"))]

@@ -88,13 +88,12 @@ impl State {
         if self.session(id)?.tombstones.contains(&attempt.id) {
             return Err(lost("enter").with_detail("the attempt has left"));
         }
-        let known = self.entries.get(&attempt.id).map(|(_, position)| *position);
-        let position = known.unwrap_or_else(|| self.insert(id, attempt));
+        let position = match self.entries.get(&attempt.id) {
+            Some((_, position)) => *position,
+            None => self.insert(id, attempt),
+        };
         let entry = EntryId { key: attempt.id.to_string().into(), position };
-        // The turn of one that was there may have come since; nobody looks any more then.
-        let turn =
-            if known.is_some() { self.look(attempt, &entry) } else { self.turn(attempt, &entry) };
-        match turn {
+        match self.turn(attempt, &entry) {
             Ok(Turn::Waiting { .. }) if attempt.try_only => {
                 self.remove(attempt.id);
                 Ok(Entered::Refused)

@@ -10,8 +10,7 @@ use portunus_core::error::Result;
 use portunus_core::name::LockName;
 
 use super::config::MysqlConfig;
-use super::servers::Servers;
-use super::witness::Witness;
+use super::tables::Servers;
 use crate::rows::Keys;
 use crate::server::Server;
 use crate::server::store::store;
@@ -26,7 +25,6 @@ pub struct Mysql {
     config: MysqlConfig,
     pub(super) keys: Keys,
     pub(super) server: Server<Servers>,
-    pub(super) witness: Witness,
 }
 
 impl Mysql {
@@ -47,7 +45,7 @@ impl Mysql {
     /// As [`new`](Self::new).
     pub fn with_clock(config: MysqlConfig, clock: Arc<dyn Clock>) -> Result<Self> {
         let server = Server::new(Servers::new(&config)?, config.keys(), clock);
-        Ok(Self { keys: config.keys(), server, witness: Witness::new(&config)?, config })
+        Ok(Self { keys: config.keys(), server, config })
     }
 
     /// Makes the tables unless they are there, as opening a session does too: for a user who may, where

@@ -1,7 +1,6 @@
 //! One connection to the server: settings that nobody else may choose, and the ends of transactions.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -11,12 +10,13 @@ use portunus_core::error::ErrorKind;
 use portunus_core::token::Incarnation;
 
 use super::config::MysqlConfig;
-use super::error::{Stage, code, failure, is_mismatch, read_only, unsuited};
+use super::error::{Stage, failure, is_mismatch, unsuited};
 use super::rows::all;
 use super::schema;
 use crate::server::failure::{Failure, Fallible};
 
 /// A connection whose settings are ours.
+#[derive(Debug)]
 pub(super) struct Connection {
     /// `None` only while it is dropped.
     conn: Option<Conn>,
@@ -90,30 +90,7 @@ impl Connection {
         done.map_err(|cause| failure(cause, Stage::Alone))
     }
 
-    /// The same with a statement of which one condition is `writable!`: no row means that there
-    /// was none, and not that the server has become a replica, which is an error.
-    pub(super) async fn write_to_primary(
-        &mut self,
-        statement: &str,
-        params: impl Into<Params> + Send,
-    ) -> Fallible<Done> {
-        let done = self.write(statement, params.into()).await?;
-        self.check_primary(done).await?;
-        Ok(done)
-    }
-
-    pub(super) async fn check_primary(&mut self, done: Done) -> Fallible<()> {
-        if done.rows > 0 {
-            return Ok(());
-        }
-        let writable: Vec<(bool,)> = all(self.rows(IS_WRITABLE, ()).await?)?;
-        match writable.as_slice() {
-            [(true,)] => Ok(()),
-            _ => Err(read_only()),
-        }
-    }
-
-    /// A write for who knows what to make of some errors.
+    /// The same for who knows what to make of some errors.
     pub(super) async fn try_write(
         &mut self,
         statement: &str,
@@ -125,24 +102,6 @@ impl Connection {
             rows: conn.affected_rows(),
             number: conn.last_insert_id().unwrap_or(0),
         }))
-    }
-
-    /// Runs `statement`, which is the last of its transaction and has its values in its text, and commits,
-    /// in one request: what it locks is free as soon as the server is done, whatever this process does. The
-    /// inner error is the server's refusal of the statement; nothing is committed then, and the transaction
-    /// is still open.
-    pub(super) async fn write_and_commit(
-        &mut self,
-        statement: String,
-    ) -> Fallible<mysql_async::Result<()>> {
-        // The server stops at the first that fails.
-        let all = format!("{statement}; {COMMIT}");
-        let committing = |cause| failure(cause, Stage::Committing);
-        match self.conn()?.query_iter(all).await {
-            Ok(written) => written.drop_result().await.map(Ok).map_err(committing),
-            Err(cause) if code(&cause).is_some() => Ok(Err(cause)),
-            Err(cause) => Err(committing(cause)),
-        }
     }
 
     /// Begins a transaction. A client that stops in the middle of it must not keep others out: unlike
@@ -176,16 +135,6 @@ impl Connection {
 
     fn conn(&mut self) -> Fallible<&mut Conn> {
         self.conn.as_mut().ok_or_else(|| unsuited(ErrorKind::Unavailable, "the connection ended"))
-    }
-}
-
-/// Not the driver's connection, which would show the password.
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("is_open", &self.conn.is_some())
-            .field("incarnation", &self.incarnation)
-            .finish_non_exhaustive()
     }
 }
 
@@ -274,18 +223,6 @@ fn whole_seconds(patience: Duration) -> u64 {
     patience.as_secs() + u64::from(patience.subsec_nanos() > 0 || patience.is_zero())
 }
 
-/// Whether the server takes writes, as a condition of a statement: one that became a replica takes none but
-/// from users who may write regardless, and for them the statement says so itself. `CONCAT`, because it
-/// is a number with some servers and a word with others.
-macro_rules! writable {
-    () => {
-        "CONCAT(@@GLOBAL.read_only) IN ('0', 'OFF')"
-    };
-}
-
-pub(super) use writable;
-
-const IS_WRITABLE: &str = concat!("SELECT ", writable!());
 /// How many times the patience a transaction may stand idle.
 const IDLE: u64 = 3;
 const COMMIT: &str = "COMMIT; SET SESSION wait_timeout = DEFAULT";
@@ -298,15 +235,6 @@ const SETTINGS: &str = "SHOW VARIABLES WHERE Variable_name IN ('version', 'serve
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The driver's shows all options.
-    #[test]
-    fn debug_does_not_show_the_driver_s_connection() {
-        let incarnation = Incarnation::new(b"life").unwrap();
-        let connection = Connection { conn: None, incarnation, begin: String::new() };
-        let shown = format!("{connection:?}");
-        assert!(shown.contains("is_open: false") && !shown.contains("conn:"), "{shown}");
-    }
 
     #[test]
     fn patience_is_rounded_up_to_seconds() {

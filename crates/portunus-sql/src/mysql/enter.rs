@@ -3,9 +3,9 @@
 use portunus_core::backend::{Attempt, AttemptId, SessionId};
 use portunus_core::error::{Error, ErrorKind};
 
-use super::connection::{Connection, writable};
+use super::connection::Connection;
 use super::error::{BUSY, DUPLICATE, NO_PARENT, STORE, Stage, code, failure, read_only};
-use super::rows::{OwnRow, Window as Rows, hex, literal, number, parsed, text};
+use super::rows::{OwnRow, Window as Rows, hex, number, parsed};
 use crate::rows::{SHARED, Window, mode_columns};
 use crate::server::failure::{Failure, Fallible};
 use crate::server::tables::{Before, Change, Entering, Inserted, Own};
@@ -43,8 +43,8 @@ pub(super) async fn begin(
     })
 }
 
-/// Inserts the entry and commits, in one request: the check of its session's row keeps the session's renewals
-/// waiting until then, and this process may be kept from sending another.
+/// Inserts the entry, and commits at once: the check of its session's row keeps the session's renewals
+/// waiting until then.
 pub(super) async fn insert(
     connection: &mut Connection,
     session: SessionId,
@@ -55,29 +55,31 @@ pub(super) async fn insert(
 ) -> Fallible<Inserted> {
     let (mode, permits) = mode_columns(attempt.mode);
     let holder = &attempt.holder;
-    let columns = [
-        literal(&attempt.id.0.to_be_bytes()),
-        number(session).to_string(),
-        literal(key.as_bytes()),
-        position.to_string(),
-        literal(mode.as_bytes()),
-        permits.map_or("NULL".to_owned(), |permits| permits.to_string()),
-        u8::from(marked).to_string(),
-        text(&holder.host),
-        holder.pid.to_string(),
-        text(&holder.app),
-        text(&attempt.value),
-    ];
-    let insert = format!("{INSERT} VALUES ({})", columns.join(", "));
-    let inserted = match connection.write_and_commit(insert).await? {
-        Ok(()) => return Ok(Inserted::Done),
+    let columns = (
+        hex(attempt.id),
+        number(session),
+        key,
+        position,
+        mode,
+        permits,
+        marked,
+        &holder.host,
+        holder.pid,
+        &holder.app,
+        &attempt.value,
+    );
+    let inserted = match connection.try_write(INSERT, columns).await? {
+        Ok(_) => Inserted::Done,
         Err(cause) => match code(&cause) {
             Some(NO_PARENT) => Inserted::NoSession,
             Some(DUPLICATE) => Inserted::Overtaken,
             _ => return Err(connection.give_up(uncommitted(cause)).await),
         },
     };
-    connection.roll_back().await?;
+    match inserted {
+        Inserted::Done => connection.commit().await?,
+        _ => connection.roll_back().await?,
+    }
     Ok(inserted)
 }
 
@@ -113,7 +115,7 @@ async fn window(
             connection.rows(UNSHARED, (&own, key, &own, position, SHARED)).await?
         }
     };
-    Rows::of(key, rows)
+    Rows::of(rows)
 }
 
 /// Turns the row into a tombstone, or inserts one. An insertion that is under way has the row locked.
@@ -124,7 +126,7 @@ pub(super) async fn withdraw(
 ) -> Fallible<bool> {
     match connection.try_write(WITHDRAW, (hex(attempt), number(session))).await? {
         // One that was inserted, or was a tombstone already, counts as one.
-        Ok(done) => connection.check_primary(done).await.map(|()| done.rows == 2),
+        Ok(done) => Ok(done.rows == 2),
         Err(cause) if code(&cause) == Some(NO_PARENT) => Ok(false),
         Err(cause) => Err(failure(cause, Stage::Alone)),
     }
@@ -138,14 +140,13 @@ pub(super) async fn change(
 ) -> Fallible<bool> {
     let place = (hex(attempt), position);
     let done = match change {
-        Change::Mark => connection.write_to_primary(MARK, place).await?,
-        Change::Share => connection.write_to_primary(SHARE, place).await?,
+        Change::Mark => connection.write(MARK, place).await?,
+        Change::Share => connection.write(SHARE, place).await?,
         Change::Publish(value) => {
             let read = connection.rows(REVISION, place.clone()).await?;
             let Some(row) = read.into_iter().next() else { return Ok(false) };
             let (revision,): (u64,) = parsed(row)?;
-            let columns = (value, place.0, place.1, revision);
-            let done = connection.write_to_primary(PUBLISH, columns).await?;
+            let done = connection.write(PUBLISH, (value, place.0, place.1, revision)).await?;
             if done.rows == 0 {
                 let error = Error::new(ErrorKind::Unavailable, STORE, "publish");
                 return Err(error.with_detail("the entry changed meanwhile").into());
@@ -156,68 +157,44 @@ pub(super) async fn change(
     Ok(done.rows > 0)
 }
 
-const RAISE: &str = concat!(
-    "UPDATE portunus_key SET counter = LAST_INSERT_ID(counter + 1) WHERE lock_key = ? AND ",
-    writable!()
-);
+// A server that became a replica takes no writes but from users who may write regardless; for them the
+// statement says so itself. `CONCAT`, because it is a number with some servers and a word with others.
+const RAISE: &str = "UPDATE portunus_key SET counter = LAST_INSERT_ID(counter + 1) \
+    WHERE lock_key = ? AND CONCAT(@@GLOBAL.read_only) IN ('0', 'OFF')";
 // Two who both find no row meet here: the second waits, and counts on from the first. The floor can't be
 // raised before the row is there.
-const FIRST: &str = concat!(
-    "INSERT INTO portunus_key (lock_key, counter) \
-     SELECT ?, LAST_INSERT_ID(floor + 1) FROM portunus_meta WHERE ",
-    writable!(),
-    " LOCK IN SHARE MODE ON DUPLICATE KEY UPDATE counter = LAST_INSERT_ID(counter + 1)"
-);
-/// The columns of an own row, for [`Rows`]: a replica may show a row that is no more.
-macro_rules! own {
-    () => {
-        concat!(
-            "SELECT 1 AS own, lock_key IS NULL AS ended, ",
-            writable!(),
-            " AS writable, position, mode, permits, marked, revision \
-             FROM portunus_entry WHERE attempt = UNHEX(?) UNION ALL "
-        )
-    };
-}
-const NEAREST: &str = concat!(
-    own!(),
-    "(SELECT 0, 0, 1, position, mode, permits, marked, revision FROM portunus_entry \
-     WHERE lock_key = ? AND position < \
-     COALESCE((SELECT position FROM portunus_entry WHERE attempt = UNHEX(?)), ?) \
-     ORDER BY position DESC LIMIT ?)"
-);
-const UNSHARED: &str = concat!(
-    own!(),
-    "(SELECT 0, 0, 1, position, mode, permits, marked, revision FROM portunus_entry \
-     WHERE lock_key = ? AND position < \
-     COALESCE((SELECT position FROM portunus_entry WHERE attempt = UNHEX(?)), ?) AND mode <> ? \
-     ORDER BY position DESC LIMIT 1)"
-);
+const FIRST: &str = "INSERT INTO portunus_key (lock_key, counter) \
+    SELECT ?, LAST_INSERT_ID(floor + 1) FROM portunus_meta \
+    WHERE CONCAT(@@GLOBAL.read_only) IN ('0', 'OFF') LOCK IN SHARE MODE \
+    ON DUPLICATE KEY UPDATE counter = LAST_INSERT_ID(counter + 1)";
+const NEAREST: &str = "\
+    SELECT 1 AS own, lock_key IS NULL AS ended, position, mode, permits, marked, revision \
+    FROM portunus_entry WHERE attempt = UNHEX(?) UNION ALL \
+    (SELECT 0, 0, position, mode, permits, marked, revision FROM portunus_entry \
+    WHERE lock_key = ? AND position < \
+    COALESCE((SELECT position FROM portunus_entry WHERE attempt = UNHEX(?)), ?) \
+    ORDER BY position DESC LIMIT ?)";
+const UNSHARED: &str = "\
+    SELECT 1 AS own, lock_key IS NULL AS ended, position, mode, permits, marked, revision \
+    FROM portunus_entry WHERE attempt = UNHEX(?) UNION ALL \
+    (SELECT 0, 0, position, mode, permits, marked, revision FROM portunus_entry \
+    WHERE lock_key = ? AND position < \
+    COALESCE((SELECT position FROM portunus_entry WHERE attempt = UNHEX(?)), ?) AND mode <> ? \
+    ORDER BY position DESC LIMIT 1)";
 const INSERT: &str = "INSERT INTO portunus_entry \
-    (attempt, session, lock_key, position, mode, permits, marked, host, pid, app, value)";
-const WITHDRAW: &str = concat!(
-    "INSERT INTO portunus_entry \
-     (attempt, session, lock_key, position, mode, host, pid, app, value) \
-     SELECT UNHEX(?), ?, NULL, 0, 'exclusive', '', 0, '', '' FROM DUAL WHERE ",
-    writable!(),
-    " ON DUPLICATE KEY UPDATE lock_key = NULL, position = 0, value = ''"
-);
-const MARK: &str = concat!(
-    "UPDATE portunus_entry SET marked = 1, revision = revision + 1 \
-     WHERE attempt = UNHEX(?) AND position = ? AND lock_key IS NOT NULL AND ",
-    writable!()
-);
-const SHARE: &str = concat!(
-    "UPDATE portunus_entry SET mode = 'shared', revision = revision + 1 \
-     WHERE attempt = UNHEX(?) AND position = ? AND lock_key IS NOT NULL AND ",
-    writable!()
-);
+    (attempt, session, lock_key, position, mode, permits, marked, host, pid, app, value) \
+    VALUES (UNHEX(?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+const WITHDRAW: &str = "INSERT INTO portunus_entry \
+    (attempt, session, lock_key, position, mode, host, pid, app, value) \
+    VALUES (UNHEX(?), ?, NULL, 0, 'exclusive', '', 0, '', '') \
+    ON DUPLICATE KEY UPDATE lock_key = NULL, position = 0, value = ''";
+const MARK: &str = "UPDATE portunus_entry SET marked = 1, revision = revision + 1 \
+    WHERE attempt = UNHEX(?) AND position = ? AND lock_key IS NOT NULL";
+const SHARE: &str = "UPDATE portunus_entry SET mode = 'shared', revision = revision + 1 \
+    WHERE attempt = UNHEX(?) AND position = ? AND lock_key IS NOT NULL";
 const REVISION: &str = "SELECT revision FROM portunus_entry \
     WHERE attempt = UNHEX(?) AND position = ? AND lock_key IS NOT NULL";
-const PUBLISH: &str = concat!(
-    "UPDATE portunus_entry SET value = ?, revision = revision + 1 \
-     WHERE attempt = UNHEX(?) AND position = ? AND revision = ? AND lock_key IS NOT NULL AND ",
-    writable!()
-);
+const PUBLISH: &str = "UPDATE portunus_entry SET value = ?, revision = revision + 1 \
+    WHERE attempt = UNHEX(?) AND position = ? AND revision = ? AND lock_key IS NOT NULL";
 
 const _: () = assert!(matches!(SHARED.as_bytes(), b"shared"), "a statement above says it");

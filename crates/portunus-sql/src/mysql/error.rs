@@ -25,18 +25,12 @@ pub(super) fn failure(cause: mysql_async::Error, stage: Stage) -> Failure {
     let (kind, detail) = classify(&cause);
     let kind = match (stage, kind) {
         (Stage::Uncommitted, ErrorKind::Unconfirmed) => ErrorKind::Unavailable,
-        (Stage::Committing, _) if !is_refused_commit(&cause) => ErrorKind::Unconfirmed,
+        // What is refused here was rolled back for a deadlock between nodes.
+        (Stage::Committing, kind) if kind != ErrorKind::Unavailable => ErrorKind::Unconfirmed,
         (_, kind) => kind,
     };
     let spares_connection = matches!(code(&cause), Some(code) if PASSING.contains(&code));
     Failure::Sql { kind, detail: detail.into(), cause: Box::new(cause), spares_connection }
-}
-
-/// Whether the server refused to begin with the commit, or has rolled back for a conflict between nodes.
-/// All else may have failed when the commit was already in the log, of which replicas and a server that
-/// comes up again make a commit.
-fn is_refused_commit(cause: &mysql_async::Error) -> bool {
-    matches!(code(cause), Some(DEADLOCK | 1290 | 1836))
 }
 
 /// The server has become a replica since it was connected to.
@@ -120,10 +114,7 @@ fn classify_code(code: u16) -> (ErrorKind, &'static str) {
         }
         1146 => (Unavailable, "the tables are gone"),
         BUSY | 3572 => (Unavailable, "somebody's transaction holds a row of the locks for long"),
-        // The last: a group of servers decided for another's.
-        DEADLOCK | 1020 | 1206 | 3101 => {
-            (Unavailable, "it was in conflict with another transaction")
-        }
+        DEADLOCK | 1020 | 1206 => (Unavailable, "it was in conflict with another transaction"),
         1040 | 1203 | 1226 => (Unavailable, "the server has too many connections"),
         1290 | 1792 | 1836 => (Unavailable, READ_ONLY),
         1021 | 1030 | 1114 => (Unavailable, "the server's disk is full, or fails"),
@@ -193,15 +184,10 @@ mod tests {
             (1049, [Invalid, Invalid, Unconfirmed]),
             (3159, [Invalid, Invalid, Unconfirmed]),
             (1665, [Unsupported, Unsupported, Unconfirmed]),
+            (1205, [Unavailable; 3]),
             (1213, [Unavailable; 3]),
             (1290, [Unavailable; 3]),
-            (1836, [Unavailable; 3]),
-            (1020, [Unavailable, Unavailable, Unconfirmed]),
-            (1030, [Unavailable, Unavailable, Unconfirmed]),
-            (1114, [Unavailable, Unavailable, Unconfirmed]),
-            (1205, [Unavailable, Unavailable, Unconfirmed]),
-            (1792, [Unavailable, Unavailable, Unconfirmed]),
-            (3101, [Unavailable, Unavailable, Unconfirmed]),
+            (1114, [Unavailable; 3]),
             (1053, [Unavailable, Unconfirmed, Unconfirmed]),
             (1180, [Unavailable, Unconfirmed, Unconfirmed]),
             (1317, [Unavailable, Unconfirmed, Unconfirmed]),

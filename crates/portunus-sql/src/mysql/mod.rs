@@ -12,9 +12,7 @@ mod probe;
 mod prune;
 mod rows;
 mod schema;
-mod servers;
 mod tables;
-mod witness;
 
 pub use self::backend::{MAX_VALUE_BYTES, Mysql};
 pub use self::config::MysqlConfig;

@@ -2,8 +2,7 @@
 
 use mysql_async::Row;
 
-use super::connection::{Connection, writable};
-use super::error::read_only;
+use super::connection::Connection;
 use super::rows::{all, literal};
 use crate::server::failure::Fallible;
 
@@ -32,9 +31,7 @@ struct Batch {
 
 async fn some(connection: &mut Connection) -> Fallible<Batch> {
     // Who makes a row of a key meanwhile waits for the floor.
-    if connection.rows(FLOOR, ()).await?.is_empty() {
-        return Err(read_only());
-    }
+    connection.rows(FLOOR, ()).await?;
     // Those of which somebody has the row are in use, and are not waited for.
     let idle: Vec<(Vec<u8>, u64)> = all(connection.rows(IDLE, (BATCH,)).await?)?;
     let found = u64::try_from(idle.len()).unwrap_or(u64::MAX);
@@ -60,7 +57,7 @@ async fn some(connection: &mut Connection) -> Fallible<Batch> {
 }
 
 const BATCH: u64 = 500;
-const FLOOR: &str = concat!("SELECT floor FROM portunus_meta WHERE ", writable!(), " FOR UPDATE");
+const FLOOR: &str = "SELECT floor FROM portunus_meta FOR UPDATE";
 const IDLE: &str = "SELECT lock_key, counter FROM portunus_key WHERE NOT EXISTS \
     (SELECT 1 FROM portunus_entry WHERE portunus_entry.lock_key = portunus_key.lock_key) \
     LIMIT ? FOR UPDATE SKIP LOCKED";

@@ -4,7 +4,7 @@ use mysql_async::Row;
 use mysql_async::prelude::FromRow;
 use portunus_core::backend::{AttemptId, Entry, EntryId, Holder, Record, SessionId};
 
-use super::error::{STORE, read_only, shape};
+use super::error::{STORE, shape};
 use crate::rows;
 use crate::server::failure::Fallible;
 use crate::server::tables::{Before, Own};
@@ -20,8 +20,8 @@ pub(super) fn all<T: FromRow>(rows: Vec<Row>) -> Fallible<Vec<T>> {
 /// Position, mode and limit.
 pub(super) type Columns = (u64, String, Option<u32>);
 
-pub(super) fn entry(key: &str, (position, mode, permits): Columns) -> Fallible<Entry> {
-    Ok(Entry { id: rows::id_in(key, position), mode: rows::mode(STORE, &mode, permits)? })
+pub(super) fn entry((position, mode, permits): Columns) -> Fallible<Entry> {
+    Ok(Entry { id: rows::id(position), mode: rows::mode(STORE, &mode, permits)? })
 }
 
 /// The row of an attempt, and those before it that decide.
@@ -38,16 +38,11 @@ pub(super) enum OwnRow {
 }
 
 impl Window {
-    pub(super) fn of(key: &str, rows: Vec<Row>) -> Fallible<Self> {
+    pub(super) fn of(rows: Vec<Row>) -> Fallible<Self> {
         let (mut own, mut before) = (None, Vec::new());
         for row in rows {
-            let columns: WindowColumns = parsed(row)?;
-            let (is_own, is_ended, is_writable, position, mode, permits, is_marked, revision) =
-                columns;
-            let entry = entry(key, (position, mode, permits))?;
-            if !is_writable {
-                return Err(read_only());
-            }
+            let (is_own, is_ended, position, mode, permits, is_marked, revision) = parsed(row)?;
+            let entry = entry((position, mode, permits))?;
             match (is_own, is_ended) {
                 (true, true) => own = Some(OwnRow::Ended),
                 (true, false) => own = Some(OwnRow::Stands(Own { entry, is_marked })),
@@ -58,11 +53,10 @@ impl Window {
     }
 }
 
-type WindowColumns = (bool, bool, bool, u64, String, Option<u32>, bool, u64);
 type RecordColumns = (bool, u64, String, Option<u32>, String, u32, String, String);
 
 /// Entries with what they say about themselves, behind a row that has only the highest position.
-pub(super) fn records(key: &str, rows: Vec<Row>) -> Fallible<(Vec<(EntryId, Record)>, u64)> {
+pub(super) fn records(rows: Vec<Row>) -> Fallible<(Vec<(EntryId, Record)>, u64)> {
     let (mut records, mut highest) = (Vec::new(), 0);
     for row in rows {
         let columns: RecordColumns = parsed(row)?;
@@ -71,7 +65,7 @@ pub(super) fn records(key: &str, rows: Vec<Row>) -> Fallible<(Vec<(EntryId, Reco
             highest = position;
             continue;
         }
-        let Entry { id, mode } = entry(key, (position, mode, permits))?;
+        let Entry { id, mode } = entry((position, mode, permits))?;
         let holder = Holder { host, pid, app };
         records.push((id, Record { mode, holder: Some(holder), value }));
     }
@@ -92,11 +86,6 @@ pub(super) fn literal(bytes: &[u8]) -> String {
     }
     literal.push('\'');
     literal
-}
-
-/// Text in the text of a statement.
-pub(super) fn text(text: &str) -> String {
-    format!("_utf8mb4 {}", literal(text.as_bytes()))
 }
 
 /// A session's number. One that is larger than any of ours finds nothing.

@@ -1,19 +1,100 @@
 //! The statements of the locks, as MySQL and MariaDB know them.
 
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use portunus_core::backend::{Attempt, AttemptId, Entry, EntryId, Record, SessionId};
+use mysql_async::OptsBuilder;
+use portunus_core::backend::{
+    Attempt, AttemptId, Capabilities, Entry, EntryId, Record, SessionId, TokenStrength,
+};
 use portunus_core::beat::Sighting;
 use portunus_core::clock::Moment;
+use portunus_core::error::{ErrorKind, Result};
 use portunus_core::token::Incarnation;
 
-use super::connection::{Connection, writable};
+use super::backend::MAX_VALUE_BYTES;
+use super::config::MysqlConfig;
+use super::connection::Connection;
+use super::error::{STORE, read_only};
 use super::rows::{self, all, entry, hex, literal, number};
 use super::{enter, probe, prune};
-use crate::server::failure::Fallible;
-use crate::server::tables::{Before, Change, Entering, Inserted, Own, Standing, Tables};
+use crate::server::failure::{Failure, Fallible};
+use crate::server::tables::{Before, Change, Database, Entering, Inserted, Own, Standing, Tables};
 use crate::sessions::Beating;
+
+/// The servers that are named.
+pub(super) struct Servers {
+    config: MysqlConfig,
+    /// With the files of TLS, as they were read.
+    options: OptsBuilder,
+    /// The one to begin with: the last that took writes. A call that is dropped, for its server does not
+    /// answer, leaves the next one here.
+    first: AtomicUsize,
+}
+
+impl Servers {
+    pub(super) fn new(config: &MysqlConfig) -> Result<Self> {
+        let options = config.options()?;
+        Ok(Self { config: config.clone(), options, first: AtomicUsize::new(0) })
+    }
+}
+
+/// Not the options, which would show the password.
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Servers").field(&self.config).finish()
+    }
+}
+
+#[async_trait]
+impl Database for Servers {
+    type Tables = Connection;
+
+    const STORE: &'static str = STORE;
+
+    fn capabilities() -> Capabilities {
+        Capabilities {
+            store: STORE,
+            fifo: true,
+            shared: true,
+            permits: true,
+            convert: true,
+            push: false,
+            strength: TokenStrength::Durable,
+            crash_release: true,
+            // The server counts a wait for a row in whole seconds.
+            min_ttl: Duration::from_secs(1),
+            max_ttl: Duration::from_secs(24 * 3600),
+            fail_over: Duration::ZERO,
+            max_value: MAX_VALUE_BYTES,
+        }
+    }
+
+    async fn connect(&self, patience: Duration) -> Fallible<Connection> {
+        let hosts = self.config.hosts();
+        let first = self.first.load(Ordering::Relaxed) % hosts.len();
+        let mut refused = None;
+        for at in (first..hosts.len()).chain(0..first) {
+            self.first.store(at + 1, Ordering::Relaxed);
+            let (host, port) = hosts[at].clone();
+            let options = self.options.clone().ip_or_hostname(host).tcp_port(port);
+            match Connection::open(&self.config, options, patience).await {
+                Ok(connection) => {
+                    self.first.store(at, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                // What was asked for wrongly says more than that a server is away.
+                Err(failed) if refused.is_none() || !is_away(&failed) => {
+                    refused = Some(failed);
+                }
+                Err(_) => {}
+            }
+        }
+        Err(refused.unwrap_or_else(read_only))
+    }
+}
 
 #[async_trait]
 impl Tables for Connection {
@@ -29,12 +110,19 @@ impl Tables for Connection {
     }
 
     async fn open(&mut self, session: SessionId, ttl: Duration) -> Fallible<()> {
-        self.write_to_primary(OPEN, (number(session), nanos(ttl))).await.map(drop)
+        self.write(OPEN, (number(session), nanos(ttl))).await.map(drop)
     }
 
     async fn renew(&mut self, session: SessionId) -> Fallible<Option<u64>> {
-        let renewed = self.write_to_primary(RENEW, (number(session),)).await?;
-        Ok((renewed.rows > 0).then_some(renewed.number))
+        let renewed = self.write(RENEW, (number(session),)).await?;
+        if renewed.rows > 0 {
+            return Ok(Some(renewed.number));
+        }
+        let writable: Vec<(bool,)> = all(self.rows(IS_WRITABLE, ()).await?)?;
+        match writable.as_slice() {
+            [(true,)] => Ok(None),
+            _ => Err(read_only()),
+        }
     }
 
     async fn missing(
@@ -59,7 +147,7 @@ impl Tables for Connection {
     }
 
     async fn close(&mut self, session: SessionId) -> Fallible<()> {
-        self.write_to_primary(CLOSE, (number(session),)).await.map(drop)
+        self.write(CLOSE, (number(session),)).await.map(drop)
     }
 
     async fn sessions(&mut self) -> Fallible<Vec<Beating>> {
@@ -74,7 +162,7 @@ impl Tables for Connection {
 
     async fn end_dead(&mut self, dead: &[(SessionId, u64)]) -> Fallible<()> {
         for (session, beat) in dead {
-            self.write_to_primary(END, (number(*session), beat)).await?;
+            self.write(END, (number(*session), beat)).await?;
         }
         Ok(())
     }
@@ -147,7 +235,7 @@ impl Tables for Connection {
     }
 
     async fn remove(&mut self, session: SessionId, attempt: AttemptId) -> Fallible<bool> {
-        let removed = self.write_to_primary(REMOVE, (hex(attempt), number(session))).await?;
+        let removed = self.write(REMOVE, (hex(attempt), number(session))).await?;
         Ok(removed.rows > 0)
     }
 
@@ -166,11 +254,11 @@ impl Tables for Connection {
 
     async fn queue(&mut self, key: &str) -> Fallible<Vec<Entry>> {
         let rows: Vec<rows::Columns> = all(self.rows(QUEUE, (key,)).await?)?;
-        rows.into_iter().map(|columns| entry(key, columns)).collect()
+        rows.into_iter().map(entry).collect()
     }
 
     async fn records(&mut self, key: &str, limit: u32) -> Fallible<(Vec<(EntryId, Record)>, u64)> {
-        rows::records(key, self.rows(RECORDS, (key, key, limit)).await?)
+        rows::records(self.rows(RECORDS, (key, key, limit)).await?)
     }
 
     async fn keys(
@@ -193,7 +281,7 @@ impl Tables for Connection {
     }
 
     async fn evict(&mut self, key: &str, position: u64) -> Fallible<bool> {
-        Ok(self.write_to_primary(EVICT, (key, position)).await?.rows > 0)
+        Ok(self.write(EVICT, (key, position)).await?.rows > 0)
     }
 
     async fn standing(&mut self, keys: &[String], limit: u32) -> Fallible<Vec<Standing>> {
@@ -233,28 +321,29 @@ impl Tables for Connection {
     }
 }
 
+fn is_away(failed: &Failure) -> bool {
+    match failed {
+        Failure::Sql { kind, .. } => *kind == ErrorKind::Unavailable,
+        Failure::Ours(error) => error.kind() == ErrorKind::Unavailable,
+    }
+}
+
 /// A time to live is at most a day.
 fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-const OPEN: &str = concat!(
-    "INSERT INTO portunus_session (id, ttl, beat) SELECT ?, ?, 0 FROM DUAL WHERE ",
-    writable!()
-);
-const RENEW: &str = concat!(
-    "UPDATE portunus_session SET beat = LAST_INSERT_ID(beat + 1) WHERE id = ? AND ",
-    writable!()
-);
-const CLOSE: &str = concat!("DELETE FROM portunus_session WHERE id = ? AND ", writable!());
+const OPEN: &str = "INSERT INTO portunus_session (id, ttl, beat) VALUES (?, ?, 0)";
+// As in `enter`: a user who may write to a replica must not.
+const RENEW: &str = "UPDATE portunus_session SET beat = LAST_INSERT_ID(beat + 1) \
+    WHERE id = ? AND CONCAT(@@GLOBAL.read_only) IN ('0', 'OFF')";
+const IS_WRITABLE: &str = "SELECT CONCAT(@@GLOBAL.read_only) IN ('0', 'OFF')";
+const CLOSE: &str = "DELETE FROM portunus_session WHERE id = ?";
 const SESSIONS: &str = "SELECT id, beat, ttl FROM portunus_session";
-const END: &str =
-    concat!("DELETE FROM portunus_session WHERE id = ? AND beat = ? AND ", writable!());
+const END: &str = "DELETE FROM portunus_session WHERE id = ? AND beat = ?";
 const SIGHTINGS: &str = "SELECT session, beat, since FROM portunus_sighting WHERE kernel = ?";
-const REMOVE: &str = concat!(
-    "DELETE FROM portunus_entry WHERE attempt = UNHEX(?) AND session = ? AND lock_key IS NOT NULL AND ",
-    writable!()
-);
+const REMOVE: &str = "DELETE FROM portunus_entry \
+    WHERE attempt = UNHEX(?) AND session = ? AND lock_key IS NOT NULL";
 const QUEUE: &str = "SELECT position, mode, permits FROM portunus_entry \
     WHERE lock_key = ? ORDER BY position";
 // Both as of one moment. A key that was pruned gave no higher number than the floor.
@@ -263,5 +352,4 @@ const RECORDS: &str = "SELECT 0 AS is_entry, COALESCE(\
     ) AS position, 'exclusive' AS mode, NULL AS permits, '' AS host, 0 AS pid, '' AS app, '' AS value \
     UNION ALL (SELECT 1, position, mode, permits, host, pid, app, value FROM portunus_entry \
     WHERE lock_key = ? ORDER BY position LIMIT ?)";
-const EVICT: &str =
-    concat!("DELETE FROM portunus_entry WHERE lock_key = ? AND position = ? AND ", writable!());
+const EVICT: &str = "DELETE FROM portunus_entry WHERE lock_key = ? AND position = ?";

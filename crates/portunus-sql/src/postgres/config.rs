@@ -135,6 +135,10 @@ impl PostgresConfig {
         Keys::new(&self.namespace)
     }
 
+    pub(super) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// What the driver needs to know for each server, in the order given.
     pub(super) fn servers(&self) -> Vec<Config> {
         let server = |(host, port): &(String, u16)| {
@@ -212,7 +216,7 @@ mod tests {
         let hosts = [("a", 5432), ("b", 99), ("::1", 5432)];
         assert_eq!(config.hosts, hosts.map(|(host, port)| (host.to_owned(), port)));
         assert_eq!((&*config.database, config.keys().begin("y")), ("shop", "x/y".to_owned()));
-        assert!(config.tls.is_some());
+        assert!(config.has_tls());
         assert!(!format!("{config:?}").contains("s3cret"));
         assert_eq!(config.servers()[1].get_user(), Some("u"));
         assert_eq!(read("postgres://a/db").unwrap().keys().begin("y"), "portunus/y");

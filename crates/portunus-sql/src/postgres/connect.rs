@@ -104,8 +104,8 @@ impl Database for PgDatabase {
             // A sync of a busy disk takes tens of milliseconds, and a sixth of this is a request's time.
             min_ttl: Duration::from_secs(1),
             max_ttl: Duration::from_secs(24 * 3600),
-            // What replaces a primary is the operator's.
-            fail_over: Duration::ZERO,
+            // What replaces a primary is none of PostgreSQL's; the usual tools wait for half a minute.
+            fail_over: Duration::from_secs(30),
             max_value: MAX_VALUE_BYTES,
         }
     }

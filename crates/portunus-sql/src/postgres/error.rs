@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::error::Error as _;
 
 use portunus_core::error::ErrorKind;
-use tokio_postgres::error::{DbError, Severity, SqlState};
+use tokio_postgres::error::{Severity, SqlState};
 
 use crate::server::failure::Failure;
 
@@ -13,16 +13,8 @@ pub(super) const STORE: &str = "postgres";
 
 /// A failure of work that is confirmed by its answer: without one nobody knows whether it was applied.
 pub(super) fn doubtful(cause: tokio_postgres::Error) -> Failure {
-    let (kind, detail) = match cause.as_db_error() {
-        // The connection ends, whatever is said of it, and that may be during the commit. A transaction
-        // that stood idle was not at its commit.
-        Some(error)
-            if is_fatal(error)
-                && *error.code() != SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT =>
-        {
-            (ErrorKind::Unconfirmed, "")
-        }
-        Some(error) => classify(error.code().code()),
+    let (kind, detail) = match cause.code() {
+        Some(state) => classify(state.code()),
         None => (ErrorKind::Unconfirmed, ""),
     };
     Failure::Sql {
@@ -75,14 +67,12 @@ pub(super) fn moved() -> Failure {
     }
 }
 
-/// It was applied on this server, but perhaps not so that it lasts: by its synchronous standby, say.
-pub(super) fn half_confirmed(
-    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> Failure {
+/// The commit was confirmed by this server, but not by its synchronous standby.
+pub(super) fn half_confirmed() -> Failure {
     Failure::Sql {
         kind: ErrorKind::Unconfirmed,
-        detail: "it was applied, but a fail-over or a crash of the server may take it back".into(),
-        cause: cause.into(),
+        detail: "the server stopped waiting for its synchronous standby".into(),
+        cause: "the commit drew a warning".into(),
         spares_connection: false,
     }
 }
@@ -110,8 +100,8 @@ fn classify(state: &str) -> (ErrorKind, &'static str) {
         ("40003", _) => (ErrorKind::Unconfirmed, ""),
         ("25006", _) => (ErrorKind::Unavailable, "the server is read-only"),
         ("55P03", _) => (ErrorKind::Unavailable, "somebody's transaction holds a row for too long"),
-        // "Cannot set transaction read-write mode during recovery": a pooler is at a standby now.
-        ("0A000", _) => (ErrorKind::Unavailable, "the server is a replica"),
+        // A prepared statement that the server does not know: see `Wire::prepare`.
+        ("26000" | "42P05", _) => (ErrorKind::Unavailable, ""),
         // Serialization, deadlock; a transaction that had failed before; a server that is a replica,
         // full, or starting; a statement that was cancelled.
         (_, "40" | "25" | "53" | "55" | "58") | ("57014" | "57P03", _) => {
@@ -128,14 +118,10 @@ fn classify(state: &str) -> (ErrorKind, &'static str) {
 /// Whether the server can be asked on: it refused one statement, and is neither ending nor read-only,
 /// which it may stay.
 fn spares(cause: &tokio_postgres::Error) -> bool {
-    let stays = [&SqlState::READ_ONLY_SQL_TRANSACTION, &SqlState::FEATURE_NOT_SUPPORTED];
     cause.as_db_error().is_some_and(|error| {
-        error.parsed_severity() == Some(Severity::Error) && !stays.contains(&error.code())
+        error.parsed_severity() == Some(Severity::Error)
+            && *error.code() != SqlState::READ_ONLY_SQL_TRANSACTION
     })
-}
-
-fn is_fatal(error: &DbError) -> bool {
-    matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
 }
 
 fn is_tls(cause: &tokio_postgres::Error) -> bool {
@@ -166,7 +152,7 @@ mod tests {
             ("42501", ErrorKind::Denied),
             ("28P01", ErrorKind::Denied),
             ("25006", ErrorKind::Unavailable),
-            ("0A000", ErrorKind::Unavailable),
+            ("26000", ErrorKind::Unavailable),
             ("3D000", ErrorKind::Invalid),
             ("40001", ErrorKind::Unavailable),
             ("40003", ErrorKind::Unconfirmed),

@@ -15,17 +15,17 @@ pub(super) fn get<'r, T: FromSql<'r>>(row: &'r Row, column: usize) -> Fallible<T
     Ok(read.map_err(|cause| Error::new(ErrorKind::Protocol, STORE, "read").with_source(cause))?)
 }
 
-/// An entry of a lock, in three columns from this one on: position, mode, permits.
-pub(super) fn entry(key: &str, row: &Row, column: usize) -> Fallible<Entry> {
+/// An entry in three columns from this one on: position, mode, permits.
+pub(super) fn entry(row: &Row, column: usize) -> Fallible<Entry> {
     let permits: Option<i64> = get(row, column + 2)?;
     let permits = permits.map(|permits| u32::try_from(permits).unwrap_or(u32::MAX));
     let mode = rows::mode(STORE, get(row, column + 1)?, permits)?;
-    Ok(Entry { id: rows::id_in(key, natural(get(row, column)?)), mode })
+    Ok(Entry { id: rows::id(natural(get(row, column)?)), mode })
 }
 
 /// The same with four more columns for what it says about itself: host, pid, app, value.
-pub(super) fn record(key: &str, row: &Row, column: usize) -> Fallible<(EntryId, Record)> {
-    let Entry { id, mode } = entry(key, row, column)?;
+pub(super) fn record(row: &Row, column: usize) -> Fallible<(EntryId, Record)> {
+    let Entry { id, mode } = entry(row, column)?;
     let holder = Holder {
         host: get(row, column + 3)?,
         pid: u32::try_from(get::<i64>(row, column + 4)?).unwrap_or(0),

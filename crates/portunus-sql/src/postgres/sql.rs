@@ -1,19 +1,8 @@
 //! The statements. Each is one moment of the database, unless it waits for a row.
 
-use portunus_core::backend::Attempt;
 use tokio_postgres::types::Type;
 
-use super::rows::number;
 use super::wire::Sql;
-use crate::rows::Window;
-
-/// The statement that reads what decides about the attempt, and how many rows of that.
-pub(super) fn window(attempt: &Attempt) -> (&'static Sql, i64) {
-    match Window::of(attempt.mode) {
-        Window::Nearest(count) => (&LOOK_NEAREST, number(count)),
-        Window::NearestUnshared => (&LOOK_UNSHARED, 1),
-    }
-}
 
 /// The life of the database, as far as it shows in one server: the tables' own number, which a restored
 /// dump has anew, and the timeline, which each promotion of a standby raises. Behind a pooler it may
@@ -78,17 +67,9 @@ macro_rules! sql {
     };
 }
 
-sql!(LIFE, [], "SELECT ", life!());
-
 // Sessions.
 
-sql!(
-    OPEN,
-    [INT8, INT8, TEXT],
-    "INSERT INTO portunus_session (id, ttl, beat) SELECT $1, $2, 0 WHERE $3 = ",
-    life!(),
-    " RETURNING id"
-);
+sql!(OPEN, [INT8, INT8], "INSERT INTO portunus_session (id, ttl, beat) VALUES ($1, $2, 0)");
 sql!(
     RENEW,
     [INT8, TEXT],
@@ -251,15 +232,3 @@ sql!(
      greatest(floor, (SELECT max(counter) FROM gone)) RETURNING 1) \
      SELECT count(*) FROM gone"
 );
-
-pub(super) const VERSION: &str = "SELECT current_setting('server_version')";
-/// A row for each.
-pub(super) const DANGERS: &str = "\
-    SELECT 'fsync is off: a crash of the machine may take grants back' \
-      WHERE current_setting('fsync') = 'off' \
-    UNION ALL SELECT 'full_page_writes is off: a crash of the machine may destroy the tables' \
-      WHERE current_setting('full_page_writes') = 'off' \
-    UNION ALL SELECT 'it replicates asynchronously (synchronous_standby_names is empty): a fail-over \
-      may take grants back; sessions of before are lost then, but two may hold until they notice' \
-      WHERE current_setting('synchronous_standby_names') = '' \
-      AND EXISTS (SELECT 1 FROM pg_stat_replication)";

@@ -1,7 +1,7 @@
 //! The statements, as the locks need them.
 
 use async_trait::async_trait;
-use futures_util::future::{join, join_all, join3};
+use futures_util::future::{join_all, join3};
 use portunus_core::backend::{Attempt, AttemptId, Entry, EntryId, Record, SessionId};
 use portunus_core::beat::Sighting;
 use portunus_core::clock::Moment;
@@ -15,7 +15,8 @@ use tokio_postgres::types::ToSql;
 use super::error::{STORE, constraint, harmless, is, moved};
 use super::rows::{self, bytes, entry, get, natural, number, row_id};
 use super::sql;
-use super::wire::Wire;
+use super::wire::{Sql, Wire};
+use crate::rows::Window;
 use crate::server::failure::{Failure, Fallible};
 use crate::server::tables::{Before, Change, Entering, Inserted, Own, Standing, Tables};
 use crate::sessions::Beating;
@@ -40,7 +41,7 @@ impl PgTables {
         is_first: bool,
     ) -> Result<(Option<Row>, Vec<Row>), tokio_postgres::Error> {
         let id = bytes(attempt.id);
-        let (look, limit) = sql::window(attempt);
+        let (look, limit) = window(attempt);
         let opening = async {
             match is_first {
                 true => self.wire.run(&sql::MAKE_KEY, &[&key]).await.map(drop),
@@ -64,7 +65,7 @@ impl PgTables {
         if raised.is_none() && !has_own(&found)? {
             (raised, found) = self.raise(attempt, key, true).await.map_err(harmless)?;
         }
-        let (own, before) = self.read(key, &found)?;
+        let (own, before) = self.read(&found)?;
         Ok(Some(match (own, raised) {
             (Sought::Entry(own), None) => Entering::Again(own, before),
             (Sought::Tombstone, None) => Entering::Ended,
@@ -79,16 +80,16 @@ impl PgTables {
         }))
     }
 
-    fn read(&self, key: &str, found: &[Row]) -> Fallible<(Sought, Before)> {
+    fn read(&self, found: &[Row]) -> Fallible<(Sought, Before)> {
         let (mut own, mut before) = (Sought::Nothing, Vec::new());
         for row in found {
             if !get::<bool>(row, 0)? {
-                before.push((entry(key, row, 1)?, natural(get(row, 4)?)));
+                before.push((entry(row, 1)?, natural(get(row, 4)?)));
                 continue;
             }
             self.check(get(row, 7)?)?;
             own = match get(row, 6)? {
-                true => Sought::Entry(Own { entry: entry(key, row, 1)?, is_marked: get(row, 5)? }),
+                true => Sought::Entry(Own { entry: entry(row, 1)?, is_marked: get(row, 5)? }),
                 false => Sought::Tombstone,
             };
         }
@@ -120,22 +121,12 @@ impl Tables for PgTables {
 
     async fn open(&mut self, session: SessionId, ttl: Duration) -> Fallible<()> {
         let ttl = i64::try_from(ttl.as_nanos()).unwrap_or(i64::MAX);
-        let life = self.life.clone();
-        let opened = self.wire.write(&sql::OPEN, &[&row_id(session), &ttl, &life]).await?;
-        if opened.is_empty() { Err(moved()) } else { Ok(()) }
+        self.wire.write(&sql::OPEN, &[&row_id(session), &ttl]).await.map(drop)
     }
 
     async fn renew(&mut self, session: SessionId) -> Fallible<Option<u64>> {
-        let life = self.life.clone();
-        let renewed = self.wire.write(&sql::RENEW, &[&row_id(session), &life]).await?;
-        if let Some(row) = renewed.first() {
-            return Ok(Some(natural(get(row, 0)?)));
-        }
-        // A connection to another life must not be used on, least of all to open the next session.
-        for row in self.wire.read(&sql::LIFE, &[]).await? {
-            self.check(get(&row, 0)?)?;
-        }
-        Ok(None)
+        let renewed = self.wire.write(&sql::RENEW, &[&row_id(session), &self.life.clone()]).await?;
+        renewed.first().map(|row| Ok(natural(get(row, 0)?))).transpose()
     }
 
     async fn missing(
@@ -205,6 +196,7 @@ impl Tables for PgTables {
         attempt: &Attempt,
         key: &str,
     ) -> Fallible<Entering> {
+        self.wire.prepare(&[&sql::RAISE, window(attempt).0, &sql::MAKE_KEY, &sql::INSERT]).await?;
         for _ in 0..3 {
             match self.enter(attempt, key).await {
                 Ok(Some(entering)) => return Ok(entering),
@@ -262,10 +254,10 @@ impl Tables for PgTables {
     }
 
     async fn look(&mut self, attempt: &Attempt, key: &str) -> Fallible<Option<(Own, Before)>> {
-        let (look, limit) = sql::window(attempt);
+        let (look, limit) = window(attempt);
         let id = bytes(attempt.id);
         let found = self.wire.read(look, &[&id.as_slice(), &key, &limit]).await?;
-        let (own, before) = self.read(key, &found)?;
+        let (own, before) = self.read(&found)?;
         Ok(match own {
             Sought::Entry(own) => Some((own, before)),
             Sought::Tombstone | Sought::Nothing => None,
@@ -316,7 +308,7 @@ impl Tables for PgTables {
     }
 
     async fn queue(&mut self, key: &str) -> Fallible<Vec<Entry>> {
-        self.wire.read(&sql::QUEUE, &[&key]).await?.iter().map(|row| entry(key, row, 0)).collect()
+        self.wire.read(&sql::QUEUE, &[&key]).await?.iter().map(|row| entry(row, 0)).collect()
     }
 
     async fn records(&mut self, key: &str, limit: u32) -> Fallible<(Vec<(EntryId, Record)>, u64)> {
@@ -326,7 +318,7 @@ impl Tables for PgTables {
         for row in &found {
             // An empty queue is one row that has but the number.
             if get::<Option<i64>>(row, 1)?.is_some() {
-                records.push(rows::record(key, row, 1)?);
+                records.push(rows::record(row, 1)?);
             }
         }
         Ok((records, natural(highest)))
@@ -358,7 +350,7 @@ impl Tables for PgTables {
     }
 
     async fn probe(&mut self) -> Fallible<(String, Vec<String>)> {
-        let asked = join_all([sql::VERSION, sql::DANGERS].map(|sql| self.wire.ask(sql))).await;
+        let asked = join_all([VERSION, DANGERS].map(|sql| self.wire.ask(sql))).await;
         let mut answers = Vec::new();
         for rows in asked {
             answers.push(rows.map_err(harmless)?);
@@ -369,9 +361,14 @@ impl Tables for PgTables {
     }
 
     async fn prune(&mut self) -> Fallible<u64> {
-        let locking = self.wire.run(&sql::LOCK_META, &[]);
-        let (begun, locked) = join(self.wire.begin(), locking).await;
-        if let Err(cause) = begun.and(locked) {
+        self.wire.prepare(&[&sql::LOCK_META, &sql::PRUNE]).await?;
+        let begun = async {
+            let (begun, locked) =
+                futures_util::future::join(self.wire.begin(), self.wire.run(&sql::LOCK_META, &[]))
+                    .await;
+            begun.and(locked)
+        };
+        if let Err(cause) = begun.await {
             return Err(self.wire.abandon(harmless(cause)).await);
         }
         let pruned = self.wire.finish(&sql::PRUNE, &[]).await?;
@@ -379,7 +376,7 @@ impl Tables for PgTables {
     }
 
     async fn listen(&mut self) -> Fallible<()> {
-        self.wire.listen().await
+        self.wire.batch("LISTEN portunus").await.map_err(harmless)
     }
 
     async fn told(&mut self) -> Fallible<Vec<String>> {
@@ -391,3 +388,22 @@ impl Tables for PgTables {
         })
     }
 }
+
+/// The statement that reads what decides about the attempt, and how many rows of that.
+fn window(attempt: &Attempt) -> (&'static Sql, i64) {
+    match Window::of(attempt.mode) {
+        Window::Nearest(count) => (&sql::LOOK_NEAREST, number(count)),
+        Window::NearestUnshared => (&sql::LOOK_UNSHARED, 1),
+    }
+}
+
+const VERSION: &str = "SELECT current_setting('server_version')";
+const DANGERS: &str = "\
+    SELECT 'fsync is off: a crash of the machine may take grants back' \
+      WHERE current_setting('fsync') = 'off' \
+    UNION ALL SELECT 'full_page_writes is off: a crash of the machine may destroy the tables' \
+      WHERE current_setting('full_page_writes') = 'off' \
+    UNION ALL SELECT 'it replicates asynchronously (synchronous_standby_names is empty): a fail-over \
+      may take grants back; sessions of before are lost then, but two may hold until they notice' \
+      WHERE current_setting('synchronous_standby_names') = '' \
+      AND EXISTS (SELECT 1 FROM pg_stat_replication)";

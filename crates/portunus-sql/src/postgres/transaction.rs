@@ -20,9 +20,7 @@ impl Postgres {
     /// caller's own to the same tables; `None` if somebody holds it, or waits for it.
     ///
     /// Nothing renews it and nothing releases it: it ends with the transaction, whichever way that ends,
-    /// and also with its connection. A savepoint of the caller's own, which a nested [`Transaction`] is, ends
-    /// it too when it is rolled back: the lock is another's then, with the same token, while the outer
-    /// transaction goes on. It excludes exclusive, shared and permit holders of the same name
+    /// and also with its connection. It excludes exclusive, shared and permit holders of the same name
     /// alike, and other transactions. Those who want the lock meanwhile are answered as by one that is
     /// held ([`LockBackend::enter`](portunus_core::backend::LockBackend::enter) of one that may wait fails
     /// as `Unavailable`, and is repeated), but cost their managers up to 250 ms for each try: keep such

@@ -9,7 +9,7 @@ use portunus_core::clock::Clock;
 use portunus_core::error::{Error, ErrorKind, Result};
 
 use super::enter::{self, HasMarked};
-use super::line::{Dialer, Errand, Line, lost};
+use super::line::{Errand, Line, lost};
 use super::session;
 use super::tables::{Change, Database, Tables};
 use super::watch::{Subject, Watcher};
@@ -30,12 +30,11 @@ impl<D: Database> Server<D> {
     pub(crate) fn new(database: D, keys: Keys, clock: Arc<dyn Clock>) -> Self {
         let database = Arc::new(database);
         let liveness = Arc::new(Liveness::new(Arc::clone(&clock)));
-        let dialer = Dialer { database, liveness: Arc::clone(&liveness), clock };
-        let watcher = Watcher::new(dialer.clone());
+        let watcher = Watcher::new(Arc::clone(&database), Arc::clone(&liveness), clock);
         Self {
             keys,
-            requests: Arc::new(Line::new(dialer.clone())),
-            renewals: Line::new(dialer),
+            requests: Arc::new(Line::new(Arc::clone(&database))),
+            renewals: Line::new(database),
             watcher: Arc::new(watcher),
             liveness,
         }
@@ -126,14 +125,10 @@ impl<D: Database> Server<D> {
             Turn::Held { .. } => (&[][..], 0),
             Turn::Lost => return Ok(()),
         };
-        let key = self.keys.key(&attempt.name);
-        let blockers: Option<Vec<u64>> =
-            blockers.iter().map(|blocker| rows::position_in(&key, blocker)).collect();
-        let (Some(blockers), Some(own)) = (blockers, position_of(&key, entry)) else {
-            return Ok(());
-        };
+        let blockers: Option<Vec<u64>> = blockers.iter().map(|key| rows::position(key)).collect();
+        let (Some(blockers), Some(own)) = (blockers, position_of(entry)) else { return Ok(()) };
         let subject = Subject::Turn { own, blockers, as_of };
-        self.watcher.watch(key, subject).await.unwrap_or_else(|_| {
+        self.watcher.watch(self.keys.key(&attempt.name), subject).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Unavailable, D::STORE, "changed")
                 .with_detail("it watches no more"))
         })
@@ -167,14 +162,13 @@ impl<D: Database> Server<D> {
         let errand = Errand::new(operation, attempt.name.as_str());
         let gone =
             || errand.fail::<D>(lost::<D>(operation).with_detail("the entry is gone").into());
-        let key = self.keys.key(&attempt.name);
-        let position = position_of(&key, entry).ok_or_else(gone)?;
+        let position = position_of(entry).ok_or_else(gone)?;
         let mut taken = self.requests.take_for(session, errand).await?;
         let changed = taken.tables.change(attempt.id, position, &change).await;
         if !taken.end(changed)? {
             return Err(gone());
         }
-        self.watcher.nudge(&key);
+        self.watcher.nudge(&self.keys.key(&attempt.name));
         Ok(())
     }
 }
@@ -185,7 +179,7 @@ impl<D: Database> fmt::Debug for Server<D> {
     }
 }
 
-/// The row of an entry, if the entry can be one of this lock's.
-pub(super) fn position_of(key: &str, entry: &EntryId) -> Option<u64> {
-    rows::position_in(key, &entry.key).filter(|position| *position == entry.position)
+/// The row of an entry, if the entry can be one of ours.
+pub(super) fn position_of(entry: &EntryId) -> Option<u64> {
+    rows::position(&entry.key).filter(|position| *position == entry.position)
 }

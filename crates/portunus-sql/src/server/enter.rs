@@ -1,6 +1,6 @@
 //! Entering a queue, and looking where one stands in it.
 
-use portunus_core::backend::{Attempt, Entered, Entry, EntryId, SessionId, Turn};
+use portunus_core::backend::{Attempt, Entered, EntryId, SessionId, Turn};
 use portunus_core::error::{Error, ErrorKind};
 
 use super::failure::Fallible;
@@ -43,7 +43,7 @@ pub(super) async fn enter<T: Tables>(
         };
         let entry = match &own {
             Some(own) => own.entry.clone(),
-            None => Entry { id: rows::id_in(key, position), mode: attempt.mode },
+            None => portunus_core::backend::Entry { id: rows::id(position), mode: attempt.mode },
         };
         let id = entry.id.clone();
         let turn = before.turn(entry);
@@ -71,11 +71,9 @@ pub(super) async fn enter<T: Tables>(
             Some(own) => {
                 tables.undo().await?;
                 // Its turn came since: nobody looks any more, so it says so itself.
-                if is_held
-                    && own.is_unmarked_permit()
-                    && !tables.change(attempt.id, position, &Change::Mark).await?
-                {
-                    return Ok(Entered::Queued { entry: id, turn: Turn::Lost });
+                if is_held && own.is_unmarked_permit() {
+                    let is_there = tables.change(attempt.id, position, &Change::Mark).await?;
+                    is_there.then_some(()).ok_or_else(|| error(ErrorKind::Lost))?;
                 }
             }
             None => match tables.insert(session, attempt, key, position, is_held).await? {

@@ -8,28 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portunus_core::backend::Session;
-use portunus_core::clock::Clock;
 use portunus_core::error::{Error, ErrorKind, Result};
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::task::JoinHandle;
 
 use super::failure::{Failure, Fallible};
 use super::tables::{Database, Tables};
-use crate::sessions::Liveness;
 
 /// At most one connection, made when it is needed, on the runtime of who needs it. Those who wait for it
 /// are served in the order of their calls.
+#[derive(Debug)]
 pub(super) struct Line<D: Database> {
-    dialer: Dialer<D>,
-    slot: Mutex<Slot<D::Tables>>,
-}
-
-enum Slot<T> {
-    Empty,
-    /// Goes on when the call that needed it is dropped: the next one needs it, too. Thousands of calls
-    /// whose time is over together would knock as often at the server.
-    Connecting(JoinHandle<Fallible<T>>),
-    Ready(T),
+    database: Arc<D>,
+    slot: Mutex<Option<D::Tables>>,
 }
 
 /// What a call is for, as its errors say it.
@@ -42,33 +32,23 @@ pub(super) struct Errand<'a> {
 
 /// The connection, while a call has it.
 pub(super) struct Taken<'a, D: Database> {
-    slot: MutexGuard<'a, Slot<D::Tables>>,
+    slot: MutexGuard<'a, Option<D::Tables>>,
     errand: Errand<'a>,
     pub(super) tables: D::Tables,
 }
 
 impl<D: Database> Line<D> {
-    pub(super) fn new(dialer: Dialer<D>) -> Self {
-        Self { dialer, slot: Mutex::new(Slot::Empty) }
+    pub(super) fn new(database: Arc<D>) -> Self {
+        Self { database, slot: Mutex::default() }
     }
 
     /// Waits for the connection, and makes one if there is none.
     pub(super) async fn take<'a>(&'a self, errand: Errand<'a>) -> Result<Taken<'a, D>> {
         let mut slot = self.slot.lock().await;
-        match std::mem::replace(&mut *slot, Slot::Empty) {
-            Slot::Ready(tables) if !tables.is_over() => return Ok(Taken { slot, errand, tables }),
-            Slot::Connecting(connecting) => *slot = Slot::Connecting(connecting),
-            Slot::Ready(_) | Slot::Empty => {
-                let dialer = self.dialer.clone();
-                *slot = Slot::Connecting(tokio::spawn(async move { dialer.connect().await }));
-            }
-        }
-        let Slot::Connecting(connecting) = &mut *slot else { unreachable!("BUG: it was just put") };
-        let connected = connecting.await;
-        *slot = Slot::Empty;
-        let unavailable = || Error::new(ErrorKind::Unavailable, D::STORE, "connect").into();
-        let connected = connected.unwrap_or_else(|_| Err(unavailable()));
-        let tables = connected.map_err(|failure| errand.fail::<D>(failure))?;
+        let tables = match slot.take().filter(|tables| !tables.is_over()) {
+            Some(tables) => tables,
+            None => connect(&*self.database).await.map_err(|failure| errand.fail::<D>(failure))?,
+        };
         Ok(Taken { slot, errand, tables })
     }
 
@@ -92,7 +72,7 @@ impl<D: Database> Taken<'_, D> {
     /// Ends the call, and puts the connection back if it can be used on.
     pub(super) fn end<T>(mut self, done: Fallible<T>) -> Result<T> {
         if done.as_ref().err().is_none_or(Failure::spares_connection) {
-            *self.slot = Slot::Ready(self.tables);
+            *self.slot = Some(self.tables);
         }
         done.map_err(|failure| self.errand.fail::<D>(failure))
     }
@@ -112,46 +92,14 @@ impl<'a> Errand<'a> {
     }
 }
 
-/// Makes connections.
-#[derive(Debug)]
-pub(super) struct Dialer<D> {
-    pub(super) database: Arc<D>,
-    pub(super) liveness: Arc<Liveness>,
-    pub(super) clock: Arc<dyn Clock>,
-}
-
-impl<D: Database> Dialer<D> {
-    /// Makes one. Whatever fails in that, nothing was applied that was asked for.
-    pub(super) async fn connect(&self) -> Fallible<D::Tables> {
-        let until = self.liveness.beats.stamp().after(LONGEST);
-        let connected = tokio::select! {
-            biased;
-            connected = self.database.connect(PATIENCE) => connected,
-            () = self.clock.sleep_until(until) => {
-                let error = Error::new(ErrorKind::Unavailable, D::STORE, "connect");
-                return Err(error.with_detail("the server does not answer").into());
-            }
-        };
-        connected.map_err(|failure| match failure {
-            Failure::Sql { kind: ErrorKind::Unconfirmed, detail, cause, .. } => Failure::Sql {
-                kind: ErrorKind::Unavailable,
-                detail,
-                cause,
-                spares_connection: false,
-            },
-            other => other,
-        })
-    }
-}
-
-impl<D> Clone for Dialer<D> {
-    fn clone(&self) -> Self {
-        Self {
-            database: Arc::clone(&self.database),
-            liveness: Arc::clone(&self.liveness),
-            clock: Arc::clone(&self.clock),
+/// Makes a connection. Whatever fails in that, nothing was applied that was asked for.
+pub(super) async fn connect<D: Database>(database: &D) -> Fallible<D::Tables> {
+    database.connect(PATIENCE).await.map_err(|failure| match failure {
+        Failure::Sql { kind: ErrorKind::Unconfirmed, detail, cause, .. } => {
+            Failure::Sql { kind: ErrorKind::Unavailable, detail, cause, spares_connection: false }
         }
-    }
+        other => other,
+    })
 }
 
 pub(super) fn lost<D: Database>(operation: &'static str) -> Error {
@@ -161,5 +109,3 @@ pub(super) fn lost<D: Database>(operation: &'static str) -> Error {
 /// How long a statement may wait for a row that somebody else's transaction holds. Short, because all
 /// requests of a manager share one connection.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How long making a connection may take; then the next one begins with the next server.
-const LONGEST: Duration = Duration::from_secs(3);

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::stream;
-use portunus_core::backend::{
-    BoxStream, Contender, Entry, EntryId, NamePage, Observation, Probe, Record,
-};
+use portunus_core::backend::{BoxStream, Contender, Entry, EntryId, NamePage, Observation, Probe};
 use portunus_core::error::{Error, ErrorKind, Result};
 use portunus_core::name::LockName;
 
@@ -85,8 +83,8 @@ impl<D: Database> Server<D> {
     }
 
     pub(crate) async fn evict(&self, name: &LockName, entry: &EntryId) -> Result<bool> {
+        let Some(position) = position_of(entry) else { return Ok(false) };
         let key = self.keys.key(name);
-        let Some(position) = position_of(&key, entry) else { return Ok(false) };
         let mut taken = self.requests.take(Errand::new("evict", name.as_str())).await?;
         let evicted = taken.tables.evict(&key, position).await;
         let evicted = taken.end(evicted)?;
@@ -184,7 +182,7 @@ impl<D: Database> Followed<D> {
     }
 }
 
-type Read = (Vec<(EntryId, Record)>, u64, Option<(u64, u64)>);
+type Read = (Vec<(EntryId, portunus_core::backend::Record)>, u64, Option<(u64, u64)>);
 
 /// How many names a page has at most.
 const PAGE: u32 = 1000;

@@ -85,8 +85,7 @@ pub(super) async fn settle_for_a_try<T: Tables>(
     if !liveness.kernel.is_known() {
         return Ok(settle(tables, liveness).await?.has_ended_some);
     }
-    // What was seen in another life of the database says nothing of this one.
-    let kernel = &format!("{}/{}", liveness.kernel.id(), tables.incarnation());
+    let kernel = liveness.kernel.id();
     let rows = tables.sessions().await?;
     let kept = tables.sightings(kernel).await?;
     for (session, sighting) in &kept {

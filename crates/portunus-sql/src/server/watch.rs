@@ -10,17 +10,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use portunus_core::clock::Moment;
+use portunus_core::clock::{Clock, Moment};
 use portunus_core::error::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, oneshot};
 
 use super::failure::Fallible;
-use super::line::{Dialer, Errand};
+use super::line::{Errand, connect};
 use super::session::settle;
 use super::standings::Standings;
 use super::tables::{Database, Tables};
 pub(super) use super::watches::Subject;
 use super::watches::{Watch, Watches};
+use crate::sessions::Liveness;
 
 /// The task, and those who wait for it. Ends with this value.
 #[derive(Debug)]
@@ -28,7 +29,9 @@ pub(super) struct Watcher<D>(Arc<Shared<D>>);
 
 #[derive(Debug)]
 struct Shared<D> {
-    dialer: Dialer<D>,
+    database: Arc<D>,
+    liveness: Arc<Liveness>,
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
     wake: Notify,
     /// The server was seen to tell of changes.
@@ -45,9 +48,11 @@ struct State {
 }
 
 impl<D: Database> Watcher<D> {
-    pub(super) fn new(dialer: Dialer<D>) -> Self {
+    pub(super) fn new(database: Arc<D>, liveness: Arc<Liveness>, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Shared {
-            dialer,
+            database,
+            liveness,
+            clock,
             state: Mutex::default(),
             wake: Notify::new(),
             is_told: AtomicBool::new(false),
@@ -170,7 +175,7 @@ async fn next<D: Database>(shared: &Shared<D>, eye: &mut Option<Eye<D::Tables>>)
             if state.watches.has_fresh() {
                 keys.extend(state.watches.take_fresh());
                 if let Some(eye) = eye {
-                    eye.quicken(shared.dialer.liveness.beats.stamp());
+                    eye.quicken();
                 }
             }
             keys.retain(|key| state.watches.has(key, |_| true));
@@ -186,7 +191,7 @@ async fn next<D: Database>(shared: &Shared<D>, eye: &mut Option<Eye<D::Tables>>)
         };
         let pause = async {
             match has_waiters {
-                true => shared.dialer.clock.sleep_until(eye.next).await,
+                true => shared.clock.sleep_until(eye.next).await,
                 false => std::future::pending().await,
             }
         };
@@ -221,7 +226,7 @@ struct Eye<T> {
 
 impl<T: Tables> Eye<T> {
     async fn open<D: Database<Tables = T>>(shared: &Shared<D>) -> Fallible<Self> {
-        let mut tables = shared.dialer.connect().await?;
+        let mut tables = connect(&*shared.database).await?;
         tables.listen().await?;
         let begun = Moment::default();
         Ok(Self { tables, next: begun, pace: QUICK, whole: begun, settle: begun })
@@ -229,9 +234,9 @@ impl<T: Tables> Eye<T> {
 
     /// Somebody is new, and what he waits for may be about to come, untold: who left looked for
     /// somebody to tell before there was one.
-    fn quicken(&mut self, now: Moment) {
+    fn quicken(&mut self) {
         self.pace = QUICK;
-        self.next = self.next.min(now.after(QUICK));
+        self.next = Moment::default();
     }
 
     async fn look<D: Database<Tables = T>>(
@@ -239,11 +244,11 @@ impl<T: Tables> Eye<T> {
         shared: &Shared<D>,
         look: Look,
     ) -> Fallible<()> {
-        let beats = &shared.dialer.liveness.beats;
+        let beats = &shared.liveness.beats;
         let begun = beats.stamp();
         let awaits_others = shared.state().watches.any(Subject::awaits_others);
         if awaits_others && beats.is_past(self.settle) {
-            match settle(&mut self.tables, &shared.dialer.liveness).await {
+            match settle(&mut self.tables, &shared.liveness).await {
                 Ok(settled) => {
                     let soon = beats.stamp().after(settled.shortest / SAMPLES);
                     self.settle = soon.min(settled.look_again);
@@ -286,15 +291,13 @@ impl<T: Tables> Eye<T> {
             shared.is_told.store(false, Ordering::Relaxed);
         }
         come.into_iter().for_each(|watch| drop(watch.tell.send(Ok(()))));
-        if is_timed {
-            self.plan(shared, begun, awaits_others, is_whole);
-        }
+        self.plan(shared, begun, awaits_others, is_whole);
         Ok(())
     }
 
     /// Says when to look again: looking takes at most a tenth of the time.
     fn plan<D>(&mut self, shared: &Shared<D>, begun: Moment, awaits_others: bool, was_whole: bool) {
-        let now = shared.dialer.liveness.beats.stamp();
+        let now = shared.liveness.beats.stamp();
         let rest = now.since(begun) * 9;
         let longest = match awaits_others && !shared.is_told.load(Ordering::Relaxed) {
             true => QUICK,

@@ -18,7 +18,6 @@ use super::enter::{self, Change};
 use super::error::STORE;
 use super::line::{Line, Purpose};
 use super::onward::{Back, read_onward};
-use super::place::Place;
 use super::precedence::{Manners, Precedence};
 use super::queue;
 use super::session::{self, lost};
@@ -66,10 +65,6 @@ impl Sqlite {
             liveness,
             config,
         }
-    }
-
-    pub(super) fn place(&self) -> &Place {
-        self.config.place()
     }
 
     async fn change(

@@ -140,8 +140,7 @@ fn insert(
     Ok(())
 }
 
-/// The next number: that of a grant, or of a change.
-pub(super) fn raise(transaction: &Transaction<'_>) -> Fallible<u64> {
+fn raise(transaction: &Transaction<'_>) -> Fallible<u64> {
     let mut raise = transaction
         .prepare_cached("UPDATE portunus_meta SET position = position + 1 RETURNING position")?;
     Ok(natural(raise.query_row([], |row| row.get(0))?))

@@ -1,21 +1,20 @@
 //! A connection with a thread of its own: SQLite blocks, and no runtime may wait for it.
 //!
 //! Requests take their turn in the order in which they were made. One whose caller has gone before its
-//! turn came is not begun, nor kept; one that has begun goes on to its end, so its outcome is unknown to a
-//! caller who dropped it.
+//! turn came is not begun; one that has begun goes on to its end, so its outcome is unknown to a caller
+//! who dropped it.
 
-use std::fmt;
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use portunus_core::error::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
-use super::backlog::{Backlog, Taken, Wanted};
 use super::connection::Open;
-use super::error::{Failure, Fallible, STORE};
+use super::error::{Fallible, STORE};
 use super::place::Place;
-use super::precedence::{Manners, Renewing};
+use super::precedence::Manners;
 
 /// A thread and its connection; both begin with the first request and end with this value.
 #[derive(Debug)]
@@ -23,27 +22,10 @@ pub(super) struct Line {
     thread: &'static str,
     place: Place,
     manners: Manners,
-    jobs: Arc<Backlog<Job>>,
+    jobs: Mutex<Option<Sender<Job>>>,
 }
 
-/// A request with what it was asked with.
-trait Errand: Wanted + Send {
-    fn run(self: Box<Self>, seat: &mut Seat);
-}
-
-type Job = Box<dyn Errand>;
-
-impl Wanted for Job {
-    fn is_wanted(&self) -> bool {
-        (**self).is_wanted()
-    }
-}
-
-impl fmt::Debug for dyn Errand {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Errand")
-    }
-}
+type Job = Box<dyn FnOnce(&mut Seat) + Send>;
 
 /// What a request is for, and how long it may wait for the file's lock.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +37,7 @@ pub(super) struct Purpose<'a> {
 
 impl Line {
     pub(super) fn new(thread: &'static str, place: Place, manners: Manners) -> Self {
-        Self { thread, place, manners, jobs: Arc::new(Backlog::new(LONGEST)) }
+        Self { thread, place, manners, jobs: Mutex::default() }
     }
 
     /// Runs `work` on the connection.
@@ -77,7 +59,24 @@ impl Line {
         let Purpose { operation, key, patience } = purpose;
         let (tell, told) = oneshot::channel();
         let renewing = self.manners.claim();
-        self.begin(Box::new(Request { tell, work, undo, patience, renewing }), operation)?;
+        let job: Job = Box::new(move |seat| {
+            // To its end, whatever that is.
+            let _renewing = renewing;
+            if tell.is_closed() {
+                return;
+            }
+            seat.manners.wait(patience);
+            let done = seat.connected(patience).and_then(work);
+            if done.as_ref().is_err_and(super::error::Failure::spoils_connection) {
+                seat.open = None;
+            }
+            if let Err(Ok(unwanted)) = tell.send(done)
+                && let Some(open) = &mut seat.open
+            {
+                undo(unwanted, open);
+            }
+        });
+        self.begin(job, operation)?;
         match told.await {
             Ok(done) => done.map_err(|failure| failure.into_error(operation, key)),
             // A panic on the thread: the transaction was rolled back, unless it was just committed.
@@ -86,68 +85,28 @@ impl Line {
     }
 
     fn begin(&self, job: Job, operation: &'static str) -> Result<()> {
-        let unavailable =
-            |detail| Error::new(ErrorKind::Unavailable, STORE, operation).with_detail(detail);
-        match self.jobs.push(job) {
-            Taken::Queued => return Ok(()),
-            Taken::Full => return Err(unavailable("too many requests wait for the file")),
-            Taken::Unserved => {}
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut job = job;
+        if let Some(sender) = &*jobs {
+            match sender.send(job) {
+                Ok(()) => return Ok(()),
+                // Its thread panicked; another takes its place.
+                Err(unsent) => job = unsent.0,
+            }
         }
-        if !self.jobs.begin() {
-            return Ok(());
-        }
+        let (sender, receiver) = channel();
         let (place, manners) = (self.place.clone(), self.manners.clone());
-        let mut seat = Seat { place, manners, open: None };
-        let jobs = Arc::clone(&self.jobs);
+        let seat = Seat { place, manners, open: None };
         let thread = std::thread::Builder::new().name(self.thread.to_owned());
-        let started = thread.spawn(move || jobs.serve(|job| job.run(&mut seat)));
-        started.map(drop).map_err(|cause| {
-            self.jobs.fail();
-            unavailable("no thread can be started").with_source(cause)
-        })
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.jobs.end();
-    }
-}
-
-struct Request<T, W, U> {
-    tell: oneshot::Sender<Fallible<T>>,
-    work: W,
-    undo: U,
-    patience: Duration,
-    /// To its end, whatever that is.
-    renewing: Option<Renewing>,
-}
-
-impl<T, W, U> Wanted for Request<T, W, U> {
-    fn is_wanted(&self) -> bool {
-        !self.tell.is_closed()
-    }
-}
-
-impl<T, W, U> Errand for Request<T, W, U>
-where
-    T: Send,
-    W: FnOnce(&mut Open) -> Fallible<T> + Send,
-    U: FnOnce(T, &mut Open) + Send,
-{
-    fn run(self: Box<Self>, seat: &mut Seat) {
-        let Self { tell, work, undo, patience, renewing } = *self;
-        seat.manners.wait(patience);
-        let done = seat.connected(patience).and_then(work);
-        if done.as_ref().is_err_and(Failure::spoils_connection) {
-            seat.open = None;
-        }
-        if let Err(Ok(unwanted)) = tell.send(done)
-            && let Some(open) = &mut seat.open
-        {
-            undo(unwanted, open);
-        }
-        drop(renewing);
+        thread.spawn(move || seat.work(&receiver)).map_err(|cause| {
+            Error::new(ErrorKind::Unavailable, STORE, operation)
+                .with_detail("no thread can be started")
+                .with_source(cause)
+        })?;
+        // The receiver lives as long as the thread, which has just begun.
+        let _ = sender.send(job);
+        *jobs = Some(sender);
+        Ok(())
     }
 }
 
@@ -159,6 +118,12 @@ struct Seat {
 }
 
 impl Seat {
+    fn work(mut self, jobs: &Receiver<Job>) {
+        while let Ok(job) = jobs.recv() {
+            job(&mut self);
+        }
+    }
+
     /// The connection, to the file that the path names now: after it was replaced, whatever is asked
     /// of the new one finds no session there.
     fn connected(&mut self, patience: Duration) -> Fallible<&mut Open> {
@@ -172,12 +137,9 @@ impl Seat {
     }
 }
 
-/// How many requests may wait at a time that somebody waits for: more than there are waiters in a process,
-/// and no more than fit its memory.
-const LONGEST: usize = 1 << 16;
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc::sync_channel;
 
@@ -252,30 +214,6 @@ mod tests {
         assert!(first.await.unwrap());
         line.run(PURPOSE, |_| Ok(())).await.unwrap();
         assert!(!begun.load(Ordering::SeqCst));
-    }
-
-    /// Each caller has waited in vain and asks anew, as the engine does while a disk hangs.
-    #[tokio::test]
-    async fn what_was_given_up_does_not_pile_up() {
-        let (_home, line) = line();
-        let (go, gone) = sync_channel(1);
-        let mut first = Box::pin(line.run(PURPOSE, move |_| Ok(gone.recv().is_ok())));
-        assert!((&mut first).now_or_never().is_none());
-        let kept = Arc::new(());
-        for _ in 0..10_000 {
-            let asked = Arc::clone(&kept);
-            let mut dropped = Box::pin(line.run(PURPOSE, move |_| {
-                drop(asked);
-                Ok(())
-            }));
-            assert!((&mut dropped).now_or_never().is_none());
-        }
-        let piled = Arc::strong_count(&kept);
-        assert!(piled < 200, "{piled} requests that nobody waits for are kept");
-        go.send(()).unwrap();
-        assert!(first.await.unwrap());
-        line.run(PURPOSE, |_| Ok(())).await.unwrap();
-        assert_eq!(Arc::strong_count(&kept), 1);
     }
 
     #[tokio::test]

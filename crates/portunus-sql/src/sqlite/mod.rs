@@ -2,9 +2,7 @@
 //!
 //! The crate's page says how the locks are kept; [`schema_sql`] prints the tables.
 
-mod acquire;
 mod backend;
-mod backlog;
 mod config;
 mod connection;
 mod enter;

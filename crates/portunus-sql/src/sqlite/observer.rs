@@ -69,10 +69,8 @@ impl LockObserver for Sqlite {
         });
         let keys = listing.await?;
         let is_full = keys.len() == PAGE;
-        let names = keys.iter().filter_map(|key| self.keys.name_of(key)).collect();
-        // The last that was read, whoever wrote it: a page may be full of keys that are no names.
-        let last = keys.last().filter(|_| is_full);
-        let next = last.and_then(|key| key.strip_prefix(&self.keys.begin(""))).map(str::to_owned);
+        let names: Vec<LockName> = keys.iter().filter_map(|key| self.keys.name_of(key)).collect();
+        let next = names.last().filter(|_| is_full).map(|last| last.as_str().to_owned());
         Ok(NamePage { names, next })
     }
 

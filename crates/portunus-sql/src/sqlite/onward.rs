@@ -47,16 +47,6 @@ pub(super) fn read_onward<T>(
     Ok(done)
 }
 
-/// Checks a transaction that has the write lock, and is not ours to end.
-pub(super) fn check_onward(
-    transaction: &Transaction<'_>,
-    liveness: &Liveness,
-    back: Back,
-) -> Fallible<()> {
-    // Nobody of this process can be further now.
-    back.check(&liveness.horizon.seen(), &queue::at(transaction)?)
-}
-
 impl Back {
     fn check(self, seen: &Seen, at: &At) -> Fallible<()> {
         let Some(was) = seen.ahead_of(at) else { return Ok(()) };

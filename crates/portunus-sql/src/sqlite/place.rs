@@ -95,19 +95,6 @@ impl Place {
         Some(Identity { file: file_id(&self.path)?, beside: beside(real) })
     }
 
-    /// Whether another path names this file.
-    #[cfg(unix)]
-    pub(super) fn is_same(&self, other: &str) -> bool {
-        self.file().is_some_and(|file| file_id(Path::new(other)) == Some(file))
-    }
-
-    /// Whether another path names this file.
-    #[cfg(not(unix))]
-    pub(super) fn is_same(&self, other: &str) -> bool {
-        let real = |path: &Path| path.canonicalize().ok();
-        real(&self.path).is_some_and(|path| real(Path::new(other)) == Some(path))
-    }
-
     /// Which file lies there now.
     pub(super) fn file(&self) -> Option<FileId> {
         file_id(&self.path)

@@ -1,6 +1,6 @@
 //! Reading a lock's queue.
 
-use portunus_core::backend::{AttemptId, Entry, EntryId, Holder, Mode, Record, SessionId, Turn};
+use portunus_core::backend::{AttemptId, Entry, EntryId, Holder, Mode, Record, Turn};
 use portunus_core::token::Incarnation;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -67,15 +67,6 @@ pub(super) fn all(connection: &Connection, key: &str) -> Fallible<Vec<Entry>> {
     )?;
     let found = list.query_map([key], columns)?;
     found.map(|columns| entry(columns?)).collect()
-}
-
-/// The sessions of those who hold or wait.
-pub(super) fn sessions(connection: &Connection, key: &str) -> Fallible<Vec<SessionId>> {
-    let mut list = connection.prepare_cached(
-        "SELECT DISTINCT session FROM portunus_entry WHERE key = ?1 AND ended = 0",
-    )?;
-    let found = list.query_map([key], |row| Ok(SessionId(natural(row.get(0)?).into())))?;
-    Ok(found.collect::<Result<_, _>>()?)
 }
 
 /// The first of the queue with what they say about themselves, in their order.

@@ -33,7 +33,7 @@ pub(super) fn prepare(connection: &mut Connection) -> Fallible<Incarnation> {
 }
 
 /// The life of this file, if it has our tables; their version is checked.
-pub(super) fn read(connection: &Connection) -> Fallible<Option<Incarnation>> {
+fn read(connection: &Connection) -> Fallible<Option<Incarnation>> {
     let there = connection.query_row(
         "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'portunus_meta'",
         [],

@@ -142,24 +142,6 @@ pub(super) fn settle_for_a_try(
     Ok(noted || !verdict.dead.is_empty())
 }
 
-/// Ends the dead, if all of `wanted` are among them; else writes nothing. Says whether they were.
-pub(super) fn end_if_all_dead(
-    transaction: &Transaction<'_>,
-    liveness: &Liveness,
-    wanted: &[SessionId],
-) -> Fallible<bool> {
-    if liveness.kernel.is_known() {
-        recall(transaction, liveness)?;
-    }
-    let verdict = liveness.judge(&list(transaction)?);
-    let is_dead = |session: &SessionId| verdict.dead.iter().any(|(dead, _)| dead == session);
-    let all_are = wanted.iter().all(is_dead);
-    if all_are {
-        reap(transaction, &verdict)?;
-    }
-    Ok(all_are)
-}
-
 fn reap(transaction: &Transaction<'_>, verdict: &Verdict) -> Fallible<()> {
     let mut end =
         transaction.prepare_cached("DELETE FROM portunus_session WHERE id = ?1 AND beat = ?2")?;

@@ -3,7 +3,6 @@
 #![cfg(feature = "sqlite")]
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
-mod acquire;
 mod file;
 mod leavings;
 mod liveness;

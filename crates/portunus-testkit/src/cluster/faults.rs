@@ -95,8 +95,7 @@ impl Cluster {
     }
 
     /// Drops every packet between the node and its clients, a pooler's among them; connections stay
-    /// open, and new ones get no answer. [`Cluster::exec`], which runs inside the node, still
-    /// works.
+    /// open, and new ones get no answer. [`Cluster::exec`], which runs inside the node, still works.
     ///
     /// # Errors
     ///

@@ -19,9 +19,6 @@ pub const NODES: usize = 3;
 /// A running cluster, whichever store it is of; the stores' types dereference to it. Nodes are
 /// called by number, from 0; a single server is node 0.
 ///
-/// Every node has a file system of 24 MiB at `/small`, which a test may fill up; it is empty after
-/// a restart.
-///
 /// Clones are the same cluster; it is removed with the last one. Data survives [`Cluster::kill`]
 /// and [`Cluster::restart`], but most stores do not flush it to disk: it may not outlive the machine.
 ///
@@ -124,7 +121,6 @@ impl Inner {
             .with_network(&self.plan.name)
             .with_cap_add("NET_ADMIN")
             .with_host_config_modifier(|host| {
-                host.tmpfs = Some([(SMALL.to_owned(), "size=24m".to_owned())].into());
                 let ports = host.port_bindings.iter_mut().flatten();
                 for binding in ports.flat_map(|(_, bindings)| bindings).flatten() {
                     binding.host_ip = Some("127.0.0.1".to_owned());
@@ -181,9 +177,6 @@ pub(super) struct Node {
     pub(super) pooler_port: Option<u16>,
     pub(super) status_port: u16,
 }
-
-/// A file system that is soon full.
-const SMALL: &str = "/small";
 
 /// Takes a node away from testcontainers, which would remove each by itself: [`Inner`] removes
 /// the nodes together, and their network after them.

@@ -13,7 +13,7 @@ use super::nodes::Plan;
 use super::server::Kind;
 use super::shared::Turns;
 use super::store::{FILES, Ports, Store};
-use super::{Result, Server, Tls, shell, status};
+use super::{Process, Result, Server, Tls, shell, status};
 
 pub use options::{Persistence, RedisBuilder};
 
@@ -92,6 +92,16 @@ impl<const N: usize> Server<RedisBuilder<N>> {
     /// [`Error::Engine`](super::Error::Engine), also when it is down or frozen.
     pub async fn promote(&self, node: usize) -> Result<()> {
         self.cli(node, &["replicaof", "no", "one"]).await.map(drop)
+    }
+
+    /// Runs a Python script in a node and leaves it running; redis-py can be imported, and
+    /// reaches the node at its own default address. Only in the clear and without users.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`](super::Error::Engine), also when the node is down or frozen.
+    pub async fn spawn_python(&self, node: usize, script: &str, args: &[&str]) -> Result<Process> {
+        self.spawn(node, &[&["python3", "-u", "-c", script], args].concat()).await
     }
 
     /// Runs `redis-cli` in a node, in the clear and as the default user.

@@ -12,9 +12,9 @@ use super::nodes::Cluster;
 use super::{Error, Result, engine};
 
 impl Cluster {
-    /// The node that leads, confirmed by a quorum; waits for an election that is under way. A
-    /// server on its own leads while it is healthy, and where nobody elects anyone several may: the
-    /// answer is one of them then.
+    /// The node that leads, confirmed by a quorum; waits for an election that is under way. A server
+    /// on its own leads while it is healthy, and where nobody elects anyone several may: the answer
+    /// is one of them then.
     ///
     /// # Errors
     ///

@@ -3,9 +3,7 @@
 //! ```text
 //! PORTUNUS_BENCH_ETCD=127.0.0.1:2379 cargo bench -p portunus --features etcd --bench lock
 //! PORTUNUS_BENCH_ZOOKEEPER=127.0.0.1:2181 cargo bench -p portunus --features zookeeper --bench lock
-//! PORTUNUS_BENCH_MYSQL=user:password@127.0.0.1:3306/database \
-//!     cargo bench -p portunus --features mysql --bench lock
-//! PORTUNUS_BENCH_POSTGRES=user:password@127.0.0.1:5432/database cargo bench -p portunus --features postgres --bench lock
+//! PORTUNUS_BENCH_REDIS=127.0.0.1:6379 cargo bench -p portunus --features redis --bench lock
 //! PORTUNUS_BENCH_SQLITE=/var/tmp/bench.db cargo bench -p portunus --features sqlite --bench lock
 //! ```
 //!
@@ -14,18 +12,10 @@
 
 #[cfg(feature = "etcd")]
 mod etcd;
-#[cfg(feature = "mysql")]
-mod mysql;
-#[cfg(feature = "postgres")]
-mod postgres;
-#[cfg(any(
-    feature = "etcd",
-    feature = "mysql",
-    feature = "postgres",
-    feature = "sqlite",
-    feature = "zookeeper"
-))]
+#[cfg(any(feature = "etcd", feature = "redis", feature = "sqlite", feature = "zookeeper"))]
 mod recipes;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "zookeeper")]
@@ -57,16 +47,10 @@ fn main() -> Result<()> {
         let store = Store { name: "zookeeper", ttl: 6, hosts: &hosts, requests };
         store.measure(&runtime, async || zookeeper::ZooKeeper::connect(&hosts).await)?;
     }
-    #[cfg(feature = "mysql")]
-    if let Some(server) = hosts("mysql", "PORTUNUS_BENCH_MYSQL") {
-        let store = Store { name: "mysql", ttl: 6, hosts: &server, requests: mysql::requests };
-        store.measure(&runtime, async || mysql::Mysql::connect(&server).await)?;
-    }
-    #[cfg(feature = "postgres")]
-    if let Some(place) = hosts("postgres", "PORTUNUS_BENCH_POSTGRES") {
-        let store = Store { name: "postgres", ttl: 6, hosts: &place, requests: postgres::requests };
-        runtime.block_on(postgres::throughput(&place))?;
-        store.measure(&runtime, async || postgres::Postgres::connect(&place).await)?;
+    #[cfg(feature = "redis")]
+    if let Some(host) = hosts("redis", "PORTUNUS_BENCH_REDIS") {
+        let store = Store { name: "redis", ttl: 6, hosts: &host, requests: redis::requests };
+        store.measure_exclusive(&runtime, async || redis::Redis::connect(&host).await)?;
     }
     #[cfg(feature = "sqlite")]
     if let Some(path) = hosts("sqlite", "PORTUNUS_BENCH_SQLITE") {
@@ -108,12 +92,26 @@ impl Store<'_> {
         runtime: &Runtime,
         connect: impl AsyncFn() -> Result<R>,
     ) -> Result<()> {
-        let Self { name, ttl, hosts, .. } = self;
-        let url = format!("{name}://{hosts}?ttl={ttl}s&namespace=portunus-bench");
+        let raw = runtime.block_on(connect())?;
+        runtime.block_on(self.recipes(raw, &self.url()))?;
+        self.measure_exclusive(runtime, connect)
+    }
+
+    /// The same for a store that has exclusive locks alone.
+    fn measure_exclusive<R: Raw>(
+        &self,
+        runtime: &Runtime,
+        connect: impl AsyncFn() -> Result<R>,
+    ) -> Result<()> {
+        let url = self.url();
         self.pair(runtime, &connect, &url)?;
-        runtime.block_on(async { self.recipes(connect().await?, &url).await })?;
         runtime.block_on(self.hand_over(&url))?;
         runtime.block_on(self.held(&url))
+    }
+
+    fn url(&self) -> String {
+        let Self { name, ttl, hosts, .. } = self;
+        format!("{name}://{hosts}?ttl={ttl}s&namespace=portunus-bench")
     }
 }
 
