@@ -55,21 +55,30 @@ impl<D: Database> Line<D> {
     /// Waits for the connection, and makes one if there is none.
     pub(super) async fn take<'a>(&'a self, errand: Errand<'a>) -> Result<Taken<'a, D>> {
         let mut slot = self.slot.lock().await;
-        match std::mem::replace(&mut *slot, Slot::Empty) {
-            Slot::Ready(tables) if !tables.is_over() => return Ok(Taken { slot, errand, tables }),
-            Slot::Connecting(connecting) => *slot = Slot::Connecting(connecting),
-            Slot::Ready(_) | Slot::Empty => {
-                let dialer = self.dialer.clone();
-                *slot = Slot::Connecting(tokio::spawn(async move { dialer.connect().await }));
+        // One that another call began may be at a server that does not answer.
+        let mut is_anothers = true;
+        loop {
+            match std::mem::replace(&mut *slot, Slot::Empty) {
+                Slot::Ready(tables) if !tables.is_over() => {
+                    return Ok(Taken { slot, errand, tables });
+                }
+                Slot::Connecting(connecting) => *slot = Slot::Connecting(connecting),
+                Slot::Ready(_) | Slot::Empty => {
+                    let dialer = self.dialer.clone();
+                    *slot = Slot::Connecting(tokio::spawn(async move { dialer.connect().await }));
+                    is_anothers = false;
+                }
+            }
+            let Slot::Connecting(connecting) = &mut *slot else { continue };
+            let connected = connecting.await;
+            *slot = Slot::Empty;
+            let unavailable = || Error::new(ErrorKind::Unavailable, D::STORE, "connect").into();
+            match connected.unwrap_or_else(|_| Err(unavailable())) {
+                Ok(tables) => return Ok(Taken { slot, errand, tables }),
+                Err(_) if is_anothers => {}
+                Err(failure) => return Err(errand.fail::<D>(failure)),
             }
         }
-        let Slot::Connecting(connecting) = &mut *slot else { unreachable!("BUG: it was just put") };
-        let connected = connecting.await;
-        *slot = Slot::Empty;
-        let unavailable = || Error::new(ErrorKind::Unavailable, D::STORE, "connect").into();
-        let connected = connected.unwrap_or_else(|_| Err(unavailable()));
-        let tables = connected.map_err(|failure| errand.fail::<D>(failure))?;
-        Ok(Taken { slot, errand, tables })
     }
 
     /// The same for a session, which is lost if the database has another life than it was opened in.
