@@ -110,7 +110,7 @@ async fn an_enter_that_is_parked_blocks_nobody(server: &Cluster, url: &str, idle
     let proxy = Proxy::start(server.endpoint(0)).await.unwrap();
     let parked = open(&by(url, proxy.address()), LONG).await.unwrap();
     let other = open(url, LONG).await.unwrap();
-    // What is prepared once is prepared now.
+    // The row of the name is there from now on, and what MySQL prepares once is prepared.
     for manager in [&parked, &other] {
         manager.lock("parked").unwrap().acquire().await.unwrap().release().await.unwrap();
     }
