@@ -1,7 +1,7 @@
 # The MariaDB image of the tests and of compose.yml: Debian's MariaDB, iptables for cuts made inside
-# the container, socat for a way in beside its port, and libfaketime. `cargo xtask images` builds
-# it; so does `docker build -t localhost/portunus/mariadb:11.8 -f mariadb.Dockerfile .` in this
-# folder.
+# the container, socat for a way in beside its port, libeatmydata and libfaketime. `cargo xtask
+# images` builds it; so does
+# `docker build -t localhost/portunus/mariadb:11.8 -f mariadb.Dockerfile .` in this folder.
 #
 # Database, user and password are `portunus`; the user `health` may log in from inside the
 # container, without a password. The container's arguments are further options of mariadbd.
@@ -20,16 +20,17 @@ RUN set -eu; \
     chmod +x /usr/sbin/policy-rc.d; \
     apt-get update; \
     DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
-        iptables libfaketime mariadb-server socat; \
+        eatmydata iptables libfaketime mariadb-server socat; \
     mariadbd --version | grep -F 'Ver 11.8.'; \
     ln -s /usr/lib/*/faketime/libfaketime.so.1 /usr/local/lib/clock.so; \
     rm -rf /run/host-apt /var/lib/apt/lists/* /var/cache/apt/* /var/log/* /var/lib/mysql
-# Small files, as a container copies each of the image that it writes to. Names are not resolved,
+# What is answered is in the file, and not waited for on the disk, which only a machine that fails would
+# show. Small files, as a container copies each of the image that it writes to. Names are not resolved,
 # so no host is ever blocked for its failed logins. TLS is off unless the arguments turn it on:
 # the server would make itself a certificate at each start.
 RUN set -eu; \
     printf '%s\n' '#!/bin/sh -eu' \
-        'exec mariadbd --no-defaults --user=mysql --datadir=/var/lib/mysql --bind-address="*" \' \
+        'exec eatmydata mariadbd --no-defaults --user=mysql --datadir=/var/lib/mysql --bind-address="*" \' \
         '    --socket=/run/mysqld/mysqld.sock --pid-file=/run/mysqld/mysqld.pid \' \
         '    --character-set-server=utf8mb4 --max-connections=200 \' \
         '    --max-connect-errors=4294967295 --skip-name-resolve --skip-ssl \' \

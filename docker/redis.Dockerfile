@@ -1,5 +1,6 @@
 # The images of Redis and of its fork Valkey, for the tests and compose.yml: Debian's server,
-# iptables for cuts made inside the container, and socat for a way in beside its port.
+# iptables for cuts made inside the container, socat for a way in beside its port, libeatmydata, and
+# redis-py, the Python client that Portunus is tested against.
 # `cargo xtask images` builds them; so do, in this folder,
 # `docker build -t localhost/portunus/redis:8.0 -f redis.Dockerfile .` and
 # `docker build -t localhost/portunus/valkey:8.1 -f redis.Dockerfile --build-arg SERVER=valkey
@@ -24,18 +25,22 @@ RUN set -eu; \
     chmod +x /usr/sbin/policy-rc.d; \
     export DEBIAN_FRONTEND=noninteractive; \
     apt-get update; \
-    apt-get install --yes --no-install-recommends iptables "$SERVER-server" socat tcc libc6-dev; \
+    apt-get install --yes --no-install-recommends \
+        eatmydata iptables python3-redis "$SERVER-server" socat tcc libc6-dev; \
     "$SERVER-server" --version | grep -Fi "$SERVER server v=$SERIES."; \
     tcc -shared -o /usr/local/lib/clock.so /tmp/clock.c; \
+    python3 -c 'from redis.lock import Lock'; \
     apt-get purge --yes --auto-remove tcc libc6-dev; \
     for part in server cli; do \
         [ -e "/usr/bin/redis-$part" ] || ln -s "$SERVER-$part" "/usr/bin/redis-$part"; done; \
     rm -rf /run/host-apt /tmp/clock.c /var/lib/apt/lists/* /var/cache/apt/* /var/log/* \
-        "/var/lib/$SERVER" /var/lib/redis; \
+        "/var/lib/$SERVER" /var/lib/redis /usr/share/doc /usr/share/locale /usr/share/man; \
+    find / -xdev -name __pycache__ -prune -exec rm -r {} +; \
     mkdir -p /var/lib/redis
-# An answered write is in the file: a lock or a mark that comes back must be what was promised.
+# An answered write is in the file: a lock or a mark that comes back must be what was promised. That it
+# is on the disk, too, only a machine that fails would show; to wait for that stops the server.
 RUN printf '%s\n' '#!/bin/sh -eu' \
-        'exec redis-server --dir /var/lib/redis --bind "*" --protected-mode no --save "" \' \
+        'exec eatmydata redis-server --dir /var/lib/redis --bind "*" --protected-mode no --save "" \' \
         '    --appendonly yes --appendfsync always --maxmemory-policy noeviction "$@"' \
         >/usr/local/bin/redis; \
     printf '%s\n' '#!/bin/sh -eu' \

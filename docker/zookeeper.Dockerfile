@@ -36,9 +36,9 @@ RUN set -eu; \
 RUN printf '%s\n' '#!/bin/sh -eu' \
         'echo "$ZOO_MY_ID" >/var/lib/zookeeper/myid' \
         'printf "%s\n" dataDir=/var/lib/zookeeper "$@" >/etc/zookeeper/zoo.cfg' \
-        '# A small JVM that starts fast.' \
+        '# A small JVM that starts fast. What only a machine that fails would lose is not waited for.' \
         'exec java -Xmx192m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \' \
-        '    -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "/opt/zookeeper/*" \' \
+        '    -Dzookeeper.forceSync=no -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "/opt/zookeeper/*" \' \
         '    org.apache.zookeeper.server.quorum.QuorumPeerMain /etc/zookeeper/zoo.cfg' \
         >/usr/local/bin/zookeeper; \
     chmod +x /usr/local/bin/zookeeper

@@ -45,7 +45,7 @@ pub use exec::{Output, Process};
 pub use mariadb::{MariaDb, MariaDbBuilder};
 pub use nodes::{Cluster, NODES};
 pub use postgres::{Postgres, PostgresBuilder, Standby};
-pub use redis::{Persistence, Redis, RedisBuilder, RedisMasters};
+pub use redis::{Group, Persistence, Redis, RedisBuilder, RedisGroup, RedisMasters};
 pub use server::Server;
 pub use shared::Access;
 pub use zookeeper::{ZooKeeper, ZooKeeperBuilder};

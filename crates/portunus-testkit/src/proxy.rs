@@ -71,8 +71,8 @@ impl Proxy {
     /// Lets everything flow at once, what was held first, and accepts new connections.
     pub fn pass(&self) {
         self.set(|switches| {
-            let Switches { cuts, releases, .. } = *switches;
-            *switches = Switches { cuts, releases, ..Switches::default() };
+            let Switches { cuts, releases, forgotten, .. } = *switches;
+            *switches = Switches { cuts, releases, forgotten, ..Switches::default() };
         });
     }
 
@@ -99,6 +99,12 @@ impl Proxy {
             switches.hold_requests = true;
             switches.hold_replies = true;
         });
+    }
+
+    /// Holds for ever what comes by the connections that are open now, as a firewall does that lost its state;
+    /// those that follow flow.
+    pub fn forget(&self) {
+        self.set(|switches| switches.forgotten += 1);
     }
 
     /// Delivers what comes this way `late` by that much: a slow network, or a slow server. What
@@ -161,14 +167,18 @@ struct Switches {
     cuts: u64,
     /// Each increment lets go of what is in hand then.
     releases: u64,
+    /// Each increment holds what comes by the connections that are open then.
+    forgotten: u64,
 }
 
 impl Switches {
-    fn hold(&self, direction: Direction) -> bool {
-        match direction {
+    /// Whether they hold what comes by a connection that began when they were as `then`.
+    fn hold(&self, direction: Direction, then: &Self) -> bool {
+        let all = match direction {
             Direction::Replies => self.hold_replies,
             Direction::Requests => self.hold_requests,
-        }
+        };
+        all || self.forgotten > then.forgotten
     }
 
     fn late(&self, direction: Direction) -> Duration {
@@ -223,24 +233,21 @@ async fn accept(listener: TcpListener, upstream: String, control: Arc<Control>) 
             Some(_) = connections.join_next() => continue,
         };
         let Ok((client, _)) = accepted else { continue };
-        let (refuse, cuts) = {
-            let switches = control.switches.borrow();
-            (switches.refuse, switches.cuts)
-        };
-        if refuse {
+        let then = control.switches.borrow().clone();
+        if then.refuse {
             reset(client);
             continue;
         }
         let (upstream, control) = (upstream.clone(), Arc::clone(&control));
-        connections.spawn(async move { connect(client, &upstream, &control, cuts).await });
+        connections.spawn(async move { connect(client, &upstream, &control, &then).await });
     }
 }
 
-/// Serves one client connection, which began after `cuts` cuts.
-async fn connect(mut client: TcpStream, upstream: &str, control: &Control, cuts: u64) {
+/// Serves one client connection, which began when the switches were as `then`.
+async fn connect(mut client: TcpStream, upstream: &str, control: &Control, then: &Switches) {
     let _counted = Counted::new(control, |counts| &mut counts.connections);
     let mut switches = control.switches.subscribe();
-    let cut = async { switches.wait_for(|switches| switches.cuts > cuts).await.is_ok() };
+    let cut = async { switches.wait_for(|switches| switches.cuts > then.cuts).await.is_ok() };
     tokio::pin!(cut);
     let server = tokio::select! {
         _ = &mut cut => return reset(client),
@@ -253,8 +260,8 @@ async fn connect(mut client: TcpStream, upstream: &str, control: &Control, cuts:
         // One side's reset is the other's: an error in one direction ends both.
         let both = async {
             tokio::try_join!(
-                pump(from_client, to_server, control, Direction::Requests),
-                pump(from_server, to_client, control, Direction::Replies),
+                pump(from_client, to_server, control, then, Direction::Requests),
+                pump(from_server, to_client, control, then, Direction::Replies),
             )
         };
         tokio::select! {
@@ -273,6 +280,7 @@ async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     control: &Control,
+    then: &Switches,
     direction: Direction,
 ) -> io::Result<()> {
     let mut switches = control.switches.subscribe();
@@ -286,7 +294,7 @@ async fn pump(
         }
         let released = {
             let switches = switches.borrow();
-            switches.hold(direction).then_some(switches.releases)
+            switches.hold(direction, then).then_some(switches.releases)
         };
         if let Some(released) = released {
             // A message may come in several pieces, one right behind the other.
@@ -303,8 +311,9 @@ async fn pump(
                 },
             );
             // The sender outlives its connections.
-            let flows =
-                |switches: &Switches| switches.releases > released || !switches.hold(direction);
+            let flows = |switches: &Switches| {
+                switches.releases > released || !switches.hold(direction, then)
+            };
             switches.wait_for(flows).await.ok();
         }
         to.write_all(&hand).await?;

@@ -75,6 +75,20 @@ async fn a_black_hole_keeps_old_and_new_connections_open() {
     echo(&mut old, b"still").await;
 }
 
+#[tokio::test]
+async fn what_was_forgotten_never_flows_again_and_new_connections_do() {
+    let (proxy, _seen) = proxy_to_echo().await;
+    let mut old = connect(&proxy).await;
+    echo(&mut old, b"before").await;
+    proxy.forget();
+    old.write_all(b"lost").await.unwrap();
+    soon(proxy.wait_held(Direction::Requests)).await;
+    proxy.pass();
+    let mut new = connect(&proxy).await;
+    echo(&mut new, b"after").await;
+    soon(proxy.wait_held(Direction::Requests)).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_delay_keeps_one_way_late_until_pass() {
     const LATE: Duration = Duration::from_secs(60);

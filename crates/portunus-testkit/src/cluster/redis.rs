@@ -1,5 +1,6 @@
 //! Redis, or Valkey: one server or several masters, and a `PING` without a client library.
 
+mod group;
 mod options;
 
 use std::io;
@@ -13,8 +14,9 @@ use super::nodes::Plan;
 use super::server::Kind;
 use super::shared::Turns;
 use super::store::{FILES, Ports, Store};
-use super::{Result, Server, Tls, shell, status};
+use super::{Process, Result, Server, Tls, shell, status};
 
+pub use group::{Group, RedisGroup};
 pub use options::{Persistence, RedisBuilder};
 
 /// A running Redis server, a [`Cluster`](super::Cluster) of one node to which it dereferences.
@@ -92,6 +94,16 @@ impl<const N: usize> Server<RedisBuilder<N>> {
     /// [`Error::Engine`](super::Error::Engine), also when it is down or frozen.
     pub async fn promote(&self, node: usize) -> Result<()> {
         self.cli(node, &["replicaof", "no", "one"]).await.map(drop)
+    }
+
+    /// Runs a Python script in a node and leaves it running; redis-py can be imported, and
+    /// reaches the node at its own default address. Only in the clear and without users.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Engine`](super::Error::Engine), also when the node is down or frozen.
+    pub async fn spawn_python(&self, node: usize, script: &str, args: &[&str]) -> Result<Process> {
+        self.spawn(node, &[&["python3", "-u", "-c", script], args].concat()).await
     }
 
     /// Runs `redis-cli` in a node, in the clear and as the default user.

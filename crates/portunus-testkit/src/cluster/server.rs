@@ -9,7 +9,7 @@ use super::{Access, Cluster, Result};
 
 /// Running servers of the kind that `S` builds, a [`Cluster`] to which it dereferences:
 /// [`MariaDb`](super::MariaDb), [`Postgres`](super::Postgres), [`Redis`](super::Redis),
-/// [`RedisMasters`](super::RedisMasters).
+/// [`RedisGroup`](super::RedisGroup), [`RedisMasters`](super::RedisMasters).
 #[derive(Clone)]
 pub struct Server<S> {
     cluster: Cluster,

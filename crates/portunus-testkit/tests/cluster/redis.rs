@@ -1,6 +1,8 @@
 //! Redis and Valkey: one server, and several masters.
 
-use portunus_testkit::cluster::{Persistence, Redis, RedisMasters, Tls};
+use std::time::Duration;
+
+use portunus_testkit::cluster::{Persistence, Redis, RedisGroup, RedisMasters, Tls};
 
 use super::faults;
 
@@ -45,6 +47,40 @@ async fn a_server_without_clients_is_healthy() {
 #[ignore = "needs a cluster: `cargo xtask test`"]
 async fn restore_undoes_everything() {
     faults::restore_undoes_everything_on_a_server(&Redis::exclusive().await.unwrap()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test`"]
+async fn a_group_replaces_the_master_that_is_killed() {
+    let sentinels = RedisGroup::sentinels().await.unwrap();
+    assert!(sentinels.url().ends_with("?sentinel=main"), "{}", sentinels.url());
+    let cluster = RedisGroup::cluster().await.unwrap();
+    assert!(cluster.url().ends_with("?cluster=true"), "{}", cluster.url());
+    for group in [sentinels, cluster] {
+        let master = group.master("a").await.unwrap();
+        group.signal(master, "KILL").await.unwrap();
+        assert_ne!(next_master(&group).await, master);
+        group.begin(master).await.unwrap();
+        let follows = async {
+            // Before somebody says what it is now, it may take itself for the master.
+            while !group.cli(master, &["role"]).await.unwrap_or_default().starts_with("slave") {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), follows).await.unwrap();
+    }
+}
+
+async fn next_master(group: &RedisGroup) -> usize {
+    let found = async {
+        loop {
+            if let Some(master) = group.master("a").await {
+                return master;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), found).await.unwrap()
 }
 
 #[tokio::test]
