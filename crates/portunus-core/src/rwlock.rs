@@ -23,7 +23,7 @@ use crate::name::LockName;
 ///
 /// # Algorithm
 ///
-/// The shared locks of Hunt et al. (USENIX ATC 2010), §2.4, on every store.
+/// The shared locks of Hunt et al. (USENIX ATC 2010), §2.4, on every store that can.
 ///
 /// # Examples
 ///

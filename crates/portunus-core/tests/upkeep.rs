@@ -2,8 +2,8 @@
 
 use portunus_core::async_trait;
 use portunus_core::backend::{
-    Attempt, BoxStream, Capabilities, Contender, Entered, Entry, EntryId, Left, LockBackend,
-    LockObserver, NamePage, Observation, Probe, Renewal, Session, Turn,
+    Attempt, AttemptId, BoxStream, Capabilities, Contender, Entered, Entry, EntryId, Left,
+    LockBackend, LockObserver, NamePage, Observation, Probe, Renewal, Session, Turn,
 };
 use portunus_core::clock::{Clock, TokioClock};
 use portunus_core::error::{Error, ErrorKind, Result};
@@ -141,6 +141,23 @@ async fn the_keeper_opens_and_renews_sessions_while_a_waker_blocks_the_herald() 
     }
 }
 
+/// While the engine waits for the session to come back, a renewal finds that the entry it was just given
+/// is gone: that grant is not handed out, and the next attempt is.
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_a_renewal_found_gone_first_is_none() {
+    let store = Store::new();
+    let manager = store.builder().open().await.unwrap();
+    // Right before the next renewal.
+    store.sleep(TTL / 3 - Duration::from_millis(100)).await;
+    store.found_gone.store(true, Ordering::Relaxed);
+    let guard = manager.lock("a").unwrap().acquire().await.unwrap();
+    let entered = store.entered.lock().unwrap().clone();
+    assert_eq!(entered.len(), 2, "the one that was gone, and the next");
+    assert!(guard.is_held() && manager.stats().lost == 0);
+    store.sleep(10 * TTL).await;
+    assert!(guard.is_held(), "{:?}", guard.status());
+}
+
 /// A user's waker that blocks whoever wakes it.
 struct Blocking {
     begun: Notify,
@@ -168,6 +185,9 @@ struct Store {
     renewals: Arc<AtomicU32>,
     cut: Arc<AtomicBool>,
     slow_open: Arc<AtomicBool>,
+    /// The next entry is found gone by the renewal after the one that fails while it is made.
+    found_gone: Arc<AtomicBool>,
+    entered: Arc<Mutex<Vec<AttemptId>>>,
     /// What was called for a session, with the names of the threads.
     calls: watch::Sender<Vec<(&'static str, String)>>,
 }
@@ -182,6 +202,8 @@ impl Store {
             renewals: Arc::default(),
             cut: Arc::default(),
             slow_open: Arc::default(),
+            found_gone: Arc::default(),
+            entered: Arc::default(),
             calls: watch::Sender::default(),
         }
     }
@@ -229,13 +251,29 @@ impl LockBackend for Store {
     async fn renew(&self, session: &Session, held: &[Arc<Attempt>]) -> Result<Renewal> {
         self.note("renew");
         self.renewals.fetch_add(1, Ordering::Relaxed);
-        self.reach()?.renew(session, held).await
+        let mut renewal = self.reach()?.renew(session, held).await?;
+        if self.found_gone.swap(false, Ordering::Relaxed) {
+            renewal.lost.extend(self.entered.lock().expect("nobody panicked").iter().copied());
+        }
+        Ok(renewal)
     }
     async fn close_session(&self, session: &Session) -> Result<()> {
         self.reach()?.close_session(session).await
     }
     async fn enter(&self, session: &Session, attempt: &Attempt) -> Result<Entered> {
-        self.reach()?.enter(session, attempt).await
+        let entered = self.reach()?.enter(session, attempt).await;
+        self.entered.lock().expect("nobody panicked").push(attempt.id);
+        if self.found_gone.load(Ordering::Relaxed) {
+            // Until a renewal has failed.
+            self.cut.store(true, Ordering::Relaxed);
+            let renewals = self.renewals.load(Ordering::Relaxed);
+            while self.renewals.load(Ordering::Relaxed) == renewals {
+                self.sleep(Duration::from_millis(10)).await;
+            }
+            self.sleep(Duration::from_millis(10)).await;
+            self.cut.store(false, Ordering::Relaxed);
+        }
+        entered
     }
     async fn look(&self, session: &Session, attempt: &Attempt, entry: &EntryId) -> Result<Turn> {
         self.reach()?.look(session, attempt, entry).await

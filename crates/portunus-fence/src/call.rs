@@ -39,14 +39,17 @@ impl Call {
         Error::new(kind, self.fence, self.operation).with_key(self.resource.as_str())
     }
 
-    /// Checks an exclusive token by itself: `max` is the largest number that the fence can keep.
+    /// Checks an exclusive token by itself, before anything is asked of the store: `max` is the largest
+    /// number that the fence can keep.
     pub(crate) fn exclusive(&self, token: &FencingToken, max: u64) -> Result<()> {
-        self.in_range(token.value(), max)
+        self.in_range(token.value(), max)?;
+        self.trusted(token.may_fence())
     }
 
     /// Checks a shared token by itself.
     pub(crate) fn shared(&self, token: &SharedToken, max: u64) -> Result<()> {
-        self.in_range(token.value(), max)
+        self.in_range(token.value(), max)?;
+        self.trusted(token.may_fence())
     }
 
     /// Checks the length of a value.
@@ -111,6 +114,18 @@ impl Call {
         Ok(())
     }
 
+    fn trusted(&self, may_fence: bool) -> Result<()> {
+        if may_fence {
+            return Ok(());
+        }
+        Err(self.invalid(
+            "the token is weak: after a fail-over its lock's store may give it again, or a lower one, and \
+             two holders pass; accepted are tokens of other stores, or this one after `allow_weak`; \
+             the mark and the resource are as they were"
+                .to_owned(),
+        ))
+    }
+
     fn in_range(&self, value: u64, max: u64) -> Result<()> {
         if (1..=max).contains(&value) {
             return Ok(());
@@ -121,6 +136,12 @@ impl Call {
     fn invalid(&self, detail: String) -> Error {
         self.error(ErrorKind::Invalid).with_detail(detail)
     }
+}
+
+/// The mark that a token becomes: a position and no more. Most stores have no place for what the token is
+/// worth, and a mark that says so must not read otherwise in those that have.
+pub(crate) fn mark_of(token: &FencingToken) -> FencingToken {
+    FencingToken::new(token.value(), token.origin().clone())
 }
 
 /// Whether a request can change anything: a lost answer to a read leaves no doubt behind.
@@ -153,6 +174,10 @@ mod tests {
         FencingToken::new(value, origin)
     }
 
+    fn weak(value: u64) -> FencingToken {
+        FencingToken::new_weak(value, token(value, b"x", "stock").origin().clone())
+    }
+
     fn kind(result: Result<()>) -> Option<ErrorKind> {
         result.err().map(|error| error.kind())
     }
@@ -183,6 +208,30 @@ mod tests {
             assert!(error.to_string().contains(said), "{error}");
             assert!(error.to_string().starts_with("memory admit stock/42: conflict: "), "{error}");
         }
+    }
+
+    #[test]
+    fn a_weak_token_is_refused_unless_it_was_allowed() {
+        let call = Call::new("memory", "admit", "stock/42").unwrap();
+        let error = call.exclusive(&weak(7), u64::MAX).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        for said in ["the token is weak", "after `allow_weak`", "the mark and the resource are as"]
+        {
+            assert!(error.to_string().contains(said), "{error}");
+        }
+        let shared: SharedToken = format!("{};shared", weak(7)).parse().unwrap();
+        assert_eq!(kind(call.shared(&shared, u64::MAX)), Some(ErrorKind::Invalid));
+        assert_eq!(kind(call.exclusive(&weak(7).allow_weak(), u64::MAX)), None);
+        assert_eq!(kind(call.shared(&shared.allow_weak(), u64::MAX)), None);
+        // What the number itself must not be it must not be here, either.
+        assert_eq!(kind(call.exclusive(&weak(9).allow_weak(), 8)), Some(ErrorKind::Invalid));
+    }
+
+    #[test]
+    fn a_mark_says_nothing_of_who_raised_it() {
+        let kept = mark_of(&weak(7).allow_weak());
+        assert!(kept == weak(7) && !kept.is_weak());
+        assert_eq!(kept.to_string(), token(7, b"x", "stock").to_string());
     }
 
     #[test]

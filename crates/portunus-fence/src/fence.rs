@@ -20,6 +20,10 @@ pub const MAX_VALUE_BYTES: usize = 128 * 1024;
 /// - An exclusive token that passes becomes the mark. A shared one never does.
 /// - The mark is as durable as the value, and never goes back.
 ///
+/// A [weak](FencingToken#weak-tokens) token proves no order, and none of the methods takes it, unless
+/// somebody said [`allow_weak`](FencingToken::allow_weak) to it. Whoever implements this trait asks
+/// [`may_fence`](FencingToken::may_fence) first.
+///
 /// **Open before the first read.** [`open`](Self::open) raises the mark, so that nothing of an earlier
 /// holder can come between what is read now and what is written later. With [`admit`](Self::admit)
 /// alone an old write may land after the read, and is lost then. [`Register`](crate::Register) keeps
@@ -37,7 +41,7 @@ pub const MAX_VALUE_BYTES: usize = 128 * 1024;
 /// - [`ErrorKind::Conflict`](crate::ErrorKind::Conflict): the token is of another origin than the mark:
 ///   another lock, or a store of locks that was replaced or restored. An operator has to look.
 /// - [`ErrorKind::Invalid`](crate::ErrorKind::Invalid): the resource's name, the token (0, or too large
-///   for a column) or the value is out of its range.
+///   for a column) or the value is out of its range; or the token is weak and not allowed.
 /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): what is to hold the marks was not set up;
 ///   the error says how.
 /// - [`ErrorKind::Denied`](crate::ErrorKind::Denied): the credentials do not suffice.

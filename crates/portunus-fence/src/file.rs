@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use portunus_core::error::{Error, ErrorKind, Result};
 use portunus_core::token::{FencingToken, SharedToken};
 
-use crate::call::Call;
+use crate::call::{Call, mark_of};
 use crate::fence::Fence;
 
 /// A fence in a directory of a file system.
@@ -174,7 +174,7 @@ impl Paths {
             create_directory(parent(&self.next))?;
             create_directory(parent(&self.value))?;
             let mut next = File::create(&self.next)?;
-            write!(next, "{mark}")?;
+            write!(next, "{}", mark_of(mark))?;
             if let Some(value) = value {
                 next.write_all(b"\n")?;
                 next.write_all(value)?;

@@ -8,7 +8,7 @@ use portunus_core::error::Result;
 use portunus_core::token::{FencingToken, SharedToken};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
-use crate::call::Call;
+use crate::call::{Call, mark_of};
 use crate::fence::Fence;
 
 /// A fence in the memory of this process; clones share it.
@@ -60,7 +60,7 @@ impl MemoryFence {
         call.exclusive(token, u64::MAX)?;
         let mut state = self.resource(&call).write_owned().await;
         call.pass(state.mark.as_ref(), token)?;
-        state.mark = Some(token.clone());
+        state.mark = Some(mark_of(token));
         Ok(Open(state))
     }
 

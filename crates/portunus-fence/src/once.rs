@@ -70,7 +70,8 @@ impl Once<'_> {
     ///
     /// # Errors
     ///
-    /// - Those of [`Lock::acquire`] and [`Fence::open`], and those of `work`: the period stays open.
+    /// - Those of [`Lock::acquire`] and [`Fence::open`], and those of `work`: the period stays open. The
+    ///   lock's token is weak: nothing was done. A manager that was opened with `allow_weak` has it done.
     /// - [`ErrorKind::Stale`]: a later period was done already, so that this host's clock is late, and
     ///   nothing was done; or another opened the record while this host worked, and decides about it.
     /// - [`ErrorKind::Lost`]: the lock was lost under the work, which was dropped where it stood. The

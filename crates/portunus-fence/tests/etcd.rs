@@ -80,10 +80,15 @@ async fn a_step_is_done_with_its_mark_or_not_at_all() {
     assert_eq!(error.kind(), ErrorKind::Stale, "{error:#}");
     let error = fence.update("a/b", &other(8), put("eight")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error:#}");
-    let error = fence.update("a/b", &token(0), put("none")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid, "{error:#}");
+    for bad in [token(0), weak(8)] {
+        let error = fence.update("a/b", &bad, put("none")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error:#}");
+    }
     assert_eq!(store.get(&key).await.as_deref(), Some(&b"seven"[..]));
     assert_eq!(fence.mark("a/b").await.unwrap(), Some(token(7)));
+    let allowed = weak(8).allow_weak();
+    assert!(fence.update("a/b", &allowed, put("eight")).await.unwrap().succeeded());
+    assert_eq!(store.get(&key).await.as_deref(), Some(&b"eight"[..]));
 }
 
 /// Also where the origin's bytes are before those of the mark's.
@@ -174,6 +179,10 @@ async fn a_server_that_is_not_there_applied_nothing() {
 
 fn token(value: u64) -> FencingToken {
     of("stock", value)
+}
+
+fn weak(value: u64) -> FencingToken {
+    FencingToken::new_weak(value, token(value).origin().clone())
 }
 
 fn other(value: u64) -> FencingToken {

@@ -38,6 +38,10 @@ async fn the_file_is_the_mark_and_the_value() {
     assert_eq!(files.file("stock%2F42"), "7;origin=016c73746f636b");
     fence.admit("stock/42", &token(8), b"three\nleft\n").await.unwrap();
     assert_eq!(files.file("stock%2F42"), "8;origin=016c73746f636b\nthree\nleft\n");
+    // A mark is a position: it reads as it did before tokens said what they are worth.
+    let weak = FencingToken::new_weak(9, token(9).origin().clone());
+    fence.open("stock/42", &weak.allow_weak()).await.unwrap();
+    assert_eq!(files.file("stock%2F42"), "9;origin=016c73746f636b\nthree\nleft\n");
     assert!(!files.0.path().join("next/stock%2F42").exists());
 }
 

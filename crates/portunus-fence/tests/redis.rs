@@ -22,6 +22,15 @@ portunus_testkit::fence_conformance! {
 /// The whole server, without a key.
 struct Store(Access<Redis>);
 
+/// A connection whose answers are waited for that long.
+async fn connect(url: String, patience: Duration) -> MultiplexedConnection {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(20)))
+        .set_response_timeout(Some(patience));
+    let client = Client::open(url).unwrap();
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+}
+
 impl Store {
     async fn open() -> Self {
         let store = Self(Redis::exclusive().await.unwrap());
@@ -30,10 +39,7 @@ impl Store {
     }
 
     async fn connection(&self) -> MultiplexedConnection {
-        let config =
-            AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
-        let client = Client::open(self.0.url()).unwrap();
-        client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+        connect(self.0.url(), Duration::from_secs(20)).await
     }
 
     async fn redis(&self) -> RedisFence<MultiplexedConnection> {
@@ -78,6 +84,7 @@ async fn a_step_is_done_with_its_mark_or_not_at_all() {
         (token(6), ErrorKind::Stale),
         (of("bonds", 8), ErrorKind::Conflict),
         (token(0), ErrorKind::Invalid),
+        (weak(9), ErrorKind::Invalid),
     ] {
         let error = fence.update("a}b", &refused, &[sell()]).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error:#}");
@@ -85,6 +92,8 @@ async fn a_step_is_done_with_its_mark_or_not_at_all() {
     assert_eq!(store.run::<i64>(cmd("GET").arg(&key)).await, -2);
     assert_eq!(fence.update("a}b", &token(8), &[]).await.unwrap(), []);
     assert_eq!(fence.mark("a}b").await.unwrap(), Some(token(8)));
+    fence.update("a}b", &weak(9).allow_weak(), &[sell()]).await.unwrap();
+    assert_eq!(store.run::<i64>(cmd("GET").arg(&key)).await, -4);
 }
 
 #[tokio::test]
@@ -170,8 +179,7 @@ async fn what_the_server_forbids_is_told() {
     let user = ["SETUSER", "app", "on", ">secret", "~portunus:*", "~{a}*", "+@all", "-@list"];
     store.run::<()>(cmd("ACL").arg(&user[..])).await;
     let url = store.0.url().replace("redis://", "redis://app:secret@");
-    let client = Client::open(url).unwrap();
-    let fence = RedisFence::new(client.get_multiplexed_async_connection().await.unwrap());
+    let fence = RedisFence::new(connect(url, Duration::from_secs(20)).await);
     let push = cmd("LPUSH").arg("{a}:x").arg("x").to_owned();
     let error = fence.update("a", &token(1), &[push]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error:#}");
@@ -191,17 +199,17 @@ async fn a_write_that_is_not_answered_is_in_doubt_and_a_server_without_memory_ta
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
     store.run::<()>(cmd("CONFIG").arg("SET").arg("maxmemory").arg("0")).await;
     assert_eq!(store.redis().await.mark("a").await.unwrap(), None);
-    let config =
-        AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_millis(300)));
-    let client = Client::open(store.0.url()).unwrap();
-    let connection = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
-    let fence = RedisFence::new(connection);
+    let fence = RedisFence::new(connect(store.0.url(), Duration::from_millis(300)).await);
     store.0.pause(0).await.unwrap();
     let error = fence.admit("a", &token(1), b"x").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unconfirmed, "{error:#}");
     let error = fence.mark("a").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
     store.0.unpause(0).await.unwrap();
+}
+
+fn weak(value: u64) -> FencingToken {
+    FencingToken::new_weak(value, token(value).origin().clone())
 }
 
 fn token(value: u64) -> FencingToken {

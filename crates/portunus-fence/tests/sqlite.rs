@@ -206,6 +206,36 @@ fn input_out_of_range_writes_nothing() {
     assert_eq!(file.mark(), Some(i64::MAX));
 }
 
+/// In the caller's own transaction as well.
+#[test]
+fn a_weak_token_writes_nothing_unless_it_is_allowed() {
+    let file = Data::new();
+    let mut connection = file.connection();
+    deposit(&mut connection, 7, 10).unwrap();
+    let mut transaction = connection.transaction().unwrap();
+    let weak = weak(8);
+    let shared: SharedToken = format!("{weak};shared").parse().unwrap();
+    for refused in [
+        sqlite::open(&transaction, "account", &weak),
+        sqlite::admit(&transaction, "account", &weak, b"eight"),
+        sqlite::check(&transaction, "account", &shared),
+        sqlite::update(&mut transaction, "account", &weak, |_| panic!("the work is not begun")),
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("the token is weak"), "{error}");
+    }
+    // Even if the caller does not heed it.
+    transaction.commit().unwrap();
+    assert_eq!((file.balance(), file.mark()), (10, Some(7)));
+    let mut transaction = connection.transaction().unwrap();
+    let allowed = weak.allow_weak();
+    sqlite::check(&transaction, "account", &shared.allow_weak()).unwrap();
+    sqlite::update(&mut transaction, "account", &allowed, add(5)).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!((file.balance(), file.mark()), (15, Some(8)));
+}
+
 #[test]
 fn a_read_only_file_is_denied() {
     let file = Data::new();
@@ -270,6 +300,10 @@ fn add(amount: i64) -> impl Fn(&Transaction<'_>) -> Result<(), Error> {
 fn token(value: u64) -> FencingToken {
     let origin = Origin::new(Incarnation::new(b"l").unwrap(), LockName::new("account").unwrap());
     FencingToken::new(value, origin)
+}
+
+fn weak(value: u64) -> FencingToken {
+    FencingToken::new_weak(value, token(value).origin().clone())
 }
 
 fn shared(value: u64) -> SharedToken {

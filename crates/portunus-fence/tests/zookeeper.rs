@@ -90,12 +90,17 @@ async fn a_step_is_done_with_its_mark_or_not_at_all() {
         (token(7), ErrorKind::Stale),
         (of("bonds", 9), ErrorKind::Conflict),
         (token(0), ErrorKind::Invalid),
+        (weak(9), ErrorKind::Invalid),
     ] {
         let error = set(&refused, b"late").await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error:#}");
     }
     assert_eq!(client.get_data(&path).await.unwrap().0, b"seven");
     assert_eq!(fence.mark("a/b").await.unwrap(), Some(token(8)));
+    assert!(matches!(set(&weak(9).allow_weak(), b"nine").await.unwrap(), Updated::Applied(_)));
+    assert_eq!(client.get_data(&path).await.unwrap().0, b"nine");
+    let data = client.get_data(&node).await.unwrap().0;
+    assert_eq!(data, b"9;origin=016c73746f636b\nthree\nleft");
 }
 
 #[tokio::test]
@@ -254,6 +259,10 @@ async fn a_path_is_below_the_clients_chroot_which_has_to_be_there() {
 
 fn token(value: u64) -> FencingToken {
     of("stock", value)
+}
+
+fn weak(value: u64) -> FencingToken {
+    FencingToken::new_weak(value, token(value).origin().clone())
 }
 
 fn shared(value: u64) -> SharedToken {

@@ -7,10 +7,12 @@ use portunus_core::backend::{
     Attempt, BoxStream, Capabilities, Contender, Entered, Entry, EntryId, Left, LockBackend,
     LockObserver, NamePage, Observation, Probe, Renewal, Session, TokenStrength, Turn,
 };
-use portunus_core::error::{ErrorKind, Result};
+use portunus_core::error::{Error, ErrorKind, Result};
 use portunus_core::manager::{LockManager, ManagerBuilder};
 use portunus_core::memory::Memory;
 use portunus_core::name::LockName;
+use portunus_core::token::FencingToken;
+use portunus_fence::{Fence, MemoryFence, Outcome, Period, Register, once};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,9 +27,12 @@ fn claiming(claim: impl FnOnce(&mut Capabilities)) -> ManagerBuilder {
     LockManager::builder(Claiming(store, capabilities))
 }
 
+fn weak(capabilities: &mut Capabilities) {
+    capabilities.strength = TokenStrength::Weak;
+}
+
 #[tokio::test]
 async fn an_election_is_refused_on_weak_tokens_unless_they_are_accepted() {
-    let weak = |capabilities: &mut Capabilities| capabilities.strength = TokenStrength::Weak;
     let refused = claiming(weak).open().await.unwrap().election("a").unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
     assert!(refused.to_string().contains("allow_weak"), "{refused}");
@@ -36,6 +41,65 @@ async fn an_election_is_refused_on_weak_tokens_unless_they_are_accepted() {
     // What is stronger needs no leave.
     let durable = |capabilities: &mut Capabilities| capabilities.strength = TokenStrength::Durable;
     claiming(durable).open().await.unwrap().election("a").unwrap();
+}
+
+/// Of every kind of grant, and on the way to a service.
+#[tokio::test]
+async fn tokens_of_a_weak_store_say_so() {
+    for (builder, may_fence) in [(claiming(weak), false), (claiming(weak).allow_weak(true), true)] {
+        let manager = builder.open().await.unwrap();
+        let guard = manager.lock("a").unwrap().acquire().await.unwrap();
+        let permit = manager.semaphore("b", 1).unwrap().acquire().await.unwrap();
+        let lock = manager.rwlock("c").unwrap();
+        let writer = lock.write().await.unwrap();
+        let exclusive = [guard.token(), permit.token().unwrap(), writer.token()];
+        let shared = writer.downgrade().await.unwrap().token();
+        for token in exclusive {
+            assert!(token.is_weak() && token.may_fence() == may_fence, "{token}");
+            let sent: FencingToken = token.to_string().parse().unwrap();
+            assert!(sent.is_weak() && !sent.may_fence(), "{token}");
+        }
+        assert!(shared.is_weak() && shared.may_fence() == may_fence);
+    }
+    for strength in [TokenStrength::Durable, TokenStrength::Strong] {
+        let manager = claiming(|capabilities| capabilities.strength = strength).open().await;
+        let guard = manager.unwrap().lock("a").unwrap().acquire().await.unwrap();
+        assert!(!guard.token().is_weak() && guard.token().may_fence(), "{strength:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_term_of_a_weak_store_says_so_to_leader_and_observer() {
+    let manager = claiming(weak).allow_weak(true).open().await.unwrap();
+    let election = manager.election("a").unwrap();
+    let leadership = election.campaign("it").await.unwrap();
+    let leader = election.leader().await.unwrap().unwrap();
+    assert!(leadership.term().is_weak() && leader.term.is_weak());
+    assert_eq!(leader.term, leadership.term());
+}
+
+#[tokio::test]
+async fn a_fence_refuses_what_a_weak_store_granted_unless_it_was_accepted() {
+    let fence = MemoryFence::new();
+    let manager = claiming(weak).open().await.unwrap();
+    let lock = manager.lock("job").unwrap();
+    let night = || once(&lock, &fence, Period::number(1));
+    let refused = night().run(async |_| -> Result<()> { panic!("the work is not begun") }).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
+    let guard = lock.acquire().await.unwrap();
+    let refused = Register::open(&fence, "stock", guard.token()).await.unwrap_err();
+    assert!(refused.to_string().contains("allow_weak"), "{refused}");
+    assert_eq!(fence.hold("stock", &guard.token()).await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(fence.mark("stock").await.unwrap(), None);
+    assert_eq!(fence.mark("job").await.unwrap(), None);
+    // By the call, or for the whole manager.
+    let mut stock = Register::open(&fence, "stock", guard.token().allow_weak()).await.unwrap();
+    stock.write("3").await.unwrap();
+    assert_eq!(fence.mark("stock").await.unwrap(), Some(guard.token()));
+    let manager = claiming(weak).allow_weak(true).open().await.unwrap();
+    let lock = manager.lock("job").unwrap();
+    let night = once(&lock, &fence, Period::number(1)).run(async |_| Ok::<_, Error>(7)).await;
+    assert_eq!(night.unwrap(), Outcome::Ran(7));
 }
 
 #[tokio::test]

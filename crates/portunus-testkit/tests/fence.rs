@@ -45,12 +45,16 @@ enum Fault {
     RefusesEqual,
     /// Readers are let in whenever they come.
     LetsOldReadersIn,
+    /// Whatever a token is worth.
+    TakesWeakTokens,
+    /// Also after `allow_weak`.
+    TakesNoWeakTokens,
 }
 
 #[test]
 fn each_fault_is_found() {
     use Fault::*;
-    use fence::{durability, races, rule};
+    use fence::{durability, inputs, races, rule};
     found(AdmitsAll, rule::an_older_token_is_refused_and_writes_nothing);
     found(AdmitsAll, races::ten_thousand_racing_writes_never_go_back);
     found(OpenRaisesNothing, rule::opening_raises_the_mark_before_anything_is_written);
@@ -62,6 +66,8 @@ fn each_fault_is_found() {
     found(ForgetsAtRestart, durability::a_mark_outlives_a_restart);
     found(RefusesEqual, rule::an_equal_token_passes_again);
     found(LetsOldReadersIn, rule::a_shared_token_below_the_mark_is_refused);
+    found(TakesWeakTokens, inputs::a_weak_token_is_refused_and_changes_nothing);
+    found(TakesNoWeakTokens, inputs::a_weak_token_that_is_allowed_is_compared_like_any);
 }
 
 fn found(fault: Fault, behaviour: impl AsyncFnOnce(&fence::FenceStage)) {
@@ -84,6 +90,18 @@ struct State {
 }
 
 impl Wrong {
+    fn trusts(&self, may_fence: bool, is_weak: bool) -> Result<()> {
+        let trusted = match self.fault {
+            Fault::TakesWeakTokens => true,
+            Fault::TakesNoWeakTokens => !is_weak,
+            _ => may_fence,
+        };
+        trusted.then_some(()).ok_or_else(|| {
+            Error::new(portunus_fence::ErrorKind::Invalid, "wrong fence", "compare")
+                .with_detail("accepted are other tokens, or this one after `allow_weak`")
+        })
+    }
+
     fn passes(&self, mark: Option<&FencingToken>, value: u64, token: &FencingToken) -> Result<()> {
         use portunus_fence::ErrorKind::{Conflict, Stale};
         let refuse = |kind| Err(Error::new(kind, "wrong fence", "compare").with_key("a"));
@@ -104,6 +122,7 @@ impl Wrong {
 #[async_trait]
 impl Fence for Wrong {
     async fn open(&self, _: &str, token: &FencingToken) -> Result<Option<Vec<u8>>> {
+        self.trusts(token.may_fence(), token.is_weak())?;
         let mut state = self.state.lock().unwrap();
         self.passes(state.mark.as_ref(), token.value(), token)?;
         if !matches!(self.fault, Fault::OpenRaisesNothing) {
@@ -113,6 +132,7 @@ impl Fence for Wrong {
     }
 
     async fn admit(&self, _: &str, token: &FencingToken, value: &[u8]) -> Result<()> {
+        self.trusts(token.may_fence(), token.is_weak())?;
         let seen = self.state.lock().unwrap().mark.clone();
         self.passes(seen.as_ref(), token.value(), token)?;
         if matches!(self.fault, Fault::ChecksThenWrites) {
@@ -127,6 +147,7 @@ impl Fence for Wrong {
     }
 
     async fn check(&self, _: &str, shared: &SharedToken) -> Result<Option<Vec<u8>>> {
+        self.trusts(shared.may_fence(), shared.is_weak())?;
         let token = FencingToken::new(shared.value(), shared.origin().clone());
         let mut state = self.state.lock().unwrap();
         if !matches!(self.fault, Fault::LetsOldReadersIn) {

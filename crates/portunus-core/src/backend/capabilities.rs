@@ -53,7 +53,8 @@ impl Capabilities {
 /// What a fencing token is worth.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum TokenStrength {
-    /// May go back when the store fails over: no basis for an election or a fence.
+    /// May go back when the store fails over: no basis for an election or a fence, which refuse it
+    /// unless they are told to [allow it](crate::token::FencingToken::allow_weak).
     Weak,
     /// Grows as long as the store keeps what it acknowledged.
     Durable,

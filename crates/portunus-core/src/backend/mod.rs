@@ -1,9 +1,10 @@
 //! The traits that a store implements, and the words that they are written in.
 //!
 //! A backend speaks to its store and nothing more. It decides no policy: it does not retry, it
-//! starts no timer, it keeps no deadline. The engine bounds every call in time and *drops* it when
-//! the time is over, so each method must be safe to drop at any await, and a dropped call counts
-//! as one whose outcome is unknown.
+//! starts no timer, it keeps no deadline. (Where a store needs one, to poll what tells nobody, to
+//! give up a server that is silent, to repeat an undo, it goes by the injected clock.) The engine
+//! bounds every call in time and *drops* it when the time is over, so each method must be safe to
+//! drop at any await, and a dropped call counts as one whose outcome is unknown.
 
 mod attempt;
 mod capabilities;

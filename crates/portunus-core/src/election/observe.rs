@@ -140,6 +140,6 @@ fn leader_of(handle: &Handle, head: Contender) -> Result<Leader> {
         error.with_key(handle.name().as_str()).with_detail("the leader's entry tells no term")
     };
     let (token, incarnation) = head.token.zip(engine.sessions.incarnation()).ok_or_else(failed)?;
-    let term = FencingToken::new(token, Origin::new(incarnation, handle.name().clone()));
+    let term = engine.context.token(token, Origin::new(incarnation, handle.name().clone()));
     Ok(Leader { value: head.record.value, term, holder: head.record.holder })
 }

@@ -208,7 +208,8 @@ impl<M> Guard<M> {
 
 impl Guard<Exclusive> {
     /// Returns the fencing token: larger than that of every earlier grant of this lock. Fixed at
-    /// the grant; the resource compares it with the highest that it has seen.
+    /// the grant; the resource compares it with the highest that it has seen. Of a store whose tokens
+    /// may go back it is [weak](FencingToken#weak-tokens), and fences refuse it.
     #[must_use]
     pub fn token(&self) -> FencingToken {
         self.held.token()
@@ -297,7 +298,8 @@ impl Held {
 
     fn token(&self) -> FencingToken {
         let incarnation = self.hold.session().session.incarnation.clone();
-        FencingToken::new(self.hold.token, Origin::new(incarnation, self.lock.name.clone()))
+        let origin = Origin::new(incarnation, self.lock.name.clone());
+        self.engine.context.token(self.hold.token, origin)
     }
 
     fn give_up(&self) {

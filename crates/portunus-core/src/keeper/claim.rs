@@ -66,7 +66,7 @@ impl Claim {
         let in_doubt = match self.armed.disarm() {
             Duty::Taken => return None,
             Duty::Nothing => {
-                self.session.discharge(false);
+                self.session.discharge(self.attempt.id, false);
                 return None;
             }
             Duty::Leave { in_doubt } => in_doubt,
@@ -105,7 +105,7 @@ async fn reap(
         () = session.over() => Withdrawn::SessionOver,
     };
     context.counters.reaping.fetch_sub(1, Ordering::Relaxed);
-    session.discharge(in_doubt);
+    session.discharge(attempt.id, in_doubt);
     ended
 }
 

@@ -7,10 +7,11 @@ use tokio::sync::{Notify, mpsc};
 
 use super::seek::Wait;
 use super::threads::Threads;
-use crate::backend::{Capabilities, Holder, LockBackend};
+use crate::backend::{Capabilities, Holder, LockBackend, TokenStrength};
 use crate::chance::{Backoff, Chance};
 use crate::clock::{Clock, limited};
 use crate::error::{Error, ErrorKind, Result};
+use crate::token::{FencingToken, Origin};
 
 /// Shared by all tasks and guards of one manager; the threads end with its last user.
 #[derive(Debug)]
@@ -72,6 +73,18 @@ impl Context {
     /// An error of this store.
     pub(crate) fn error(&self, kind: ErrorKind, operation: &'static str) -> Error {
         Error::new(kind, self.capabilities.store, operation)
+    }
+
+    /// The token of a grant. It says what this store's are worth, and whether this manager's user
+    /// accepts that.
+    pub(crate) fn token(&self, value: u64, origin: Origin) -> FencingToken {
+        match self.capabilities.strength {
+            TokenStrength::Weak if self.options.allow_weak => {
+                FencingToken::new_weak(value, origin).allow_weak()
+            }
+            TokenStrength::Weak => FencingToken::new_weak(value, origin),
+            TokenStrength::Durable | TokenStrength::Strong => FencingToken::new(value, origin),
+        }
     }
 
     /// The time to live that sessions are asked for.

@@ -1,6 +1,6 @@
 //! A session while it lives: renewed by the keeper, ended once and for ever at its deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub(crate) struct LiveSession {
     asked: Notify,
     confirmed: watch::Sender<Moment>,
     held: Mutex<BTreeMap<AttemptId, Arc<Hold>>>,
+    /// Attempts that a renewal found gone before their grant was recorded; locked after `held`.
+    gone: Mutex<BTreeSet<AttemptId>>,
     /// Attempts that have not ended; a retired session closes when there are none.
     users: AtomicUsize,
     doubts: AtomicUsize,
@@ -56,6 +58,7 @@ impl LiveSession {
             asked: Notify::new(),
             confirmed: watch::Sender::new(sent),
             held: Mutex::default(),
+            gone: Mutex::default(),
             users: AtomicUsize::new(0),
             doubts: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
@@ -172,15 +175,27 @@ impl LiveSession {
         self.reason.get().copied().unwrap_or(LossReason::Expired)
     }
 
-    /// Records a grant; `false` when the session has ended.
+    /// Records a grant; `false` when the session has ended, or a renewal found the entry gone.
     pub(crate) fn hold(&self, hold: &Arc<Hold>) -> bool {
         let mut held = self.held();
         held.insert(hold.attempt().id, Arc::clone(hold));
-        let ended = self.closing.is_cancelled() || self.deadline.get().is_none();
+        let is_gone = self.gone().remove(&hold.attempt().id);
+        let ended = self.closing.is_cancelled() || self.deadline.get().is_none() || is_gone;
         if ended {
             held.remove(&hold.attempt().id);
         }
         !ended
+    }
+
+    /// Takes the grant of an entry that is gone; if there was none yet when the renewal was sent, there
+    /// will be none.
+    fn miss(&self, attempt: AttemptId, sent: &[Arc<Attempt>]) -> Option<Arc<Hold>> {
+        let mut held = self.held();
+        let hold = held.remove(&attempt);
+        if hold.is_none() && !sent.iter().any(|sent| sent.id == attempt) {
+            self.gone().insert(attempt);
+        }
+        hold
     }
 
     pub(crate) fn forget(&self, attempt: AttemptId) -> Option<Arc<Hold>> {
@@ -201,7 +216,8 @@ impl LiveSession {
     }
 
     /// Counts an attempt that has ended for good; `in_doubt` left a tombstone in the store.
-    pub(crate) fn discharge(&self, in_doubt: bool) {
+    pub(crate) fn discharge(&self, attempt: AttemptId, in_doubt: bool) {
+        self.gone().remove(&attempt);
         if in_doubt && self.doubts.fetch_add(1, Ordering::AcqRel) + 1 >= TOMBSTONES {
             self.retired.store(true, Ordering::Release);
         }
@@ -278,14 +294,15 @@ impl LiveSession {
             let error = match limited(&*context.clock, limit, renewal).await {
                 Some(Ok(renewal)) => {
                     let now = context.clock.now();
-                    self.confirm(context, sent, now)?;
-                    context.counters.renewals.fetch_add(1, Ordering::Relaxed);
-                    context.notice(Notice::Renewed { lag: now.since(due) });
+                    // Before the deadline moves, which is not theirs any more.
                     for attempt in renewal.lost {
-                        if let Some(hold) = self.forget(attempt) {
+                        if let Some(hold) = self.miss(attempt, &held) {
                             hold.lose(context, LossReason::Evicted);
                         }
                     }
+                    self.confirm(context, sent, now)?;
+                    context.counters.renewals.fetch_add(1, Ordering::Relaxed);
+                    context.notice(Notice::Renewed { lag: now.since(due) });
                     return Ok(sent);
                 }
                 Some(Err(error)) if error.kind() == ErrorKind::Lost => {
@@ -355,6 +372,10 @@ impl LiveSession {
 
     fn held(&self) -> std::sync::MutexGuard<'_, BTreeMap<AttemptId, Arc<Hold>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gone(&self) -> std::sync::MutexGuard<'_, BTreeSet<AttemptId>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -96,7 +96,9 @@ impl ManagerBuilder {
     }
 
     /// Whether elections may be held on a store whose tokens are
-    /// [weak](crate::backend::TokenStrength::Weak): after a fail-over two may lead.
+    /// [weak](crate::backend::TokenStrength::Weak), and fences in this process take them: after a
+    /// fail-over two may lead, and two may pass a fence. Tokens that leave the process take no such
+    /// leave with them ([`FencingToken::allow_weak`](crate::token::FencingToken::allow_weak)).
     #[must_use]
     pub fn allow_weak(mut self, yes: bool) -> Self {
         self.options.allow_weak = yes;

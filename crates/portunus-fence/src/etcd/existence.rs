@@ -10,6 +10,7 @@ use portunus_core::guard::Guard;
 /// - Whoever reads under it sees what earlier holders wrote: the entry of each was gone before the next
 ///   was granted. For that every write has to have the condition.
 /// - It is for grants of every kind. After a downgrade the entry is the same.
+/// - It compares no tokens, so it is no matter whether they are [weak](portunus_core::token::FencingToken#weak-tokens).
 /// - It protects nothing once a snapshot was restored, in which old entries are held anew; a mark of
 ///   the same age does no better.
 ///

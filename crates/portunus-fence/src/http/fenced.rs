@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use super::header::Token;
 use super::problem::problem;
-use super::require::{Answer, extend, required};
+use super::require::{Accepted, Answer, extend, required};
 use crate::memory::MemoryFence;
 
 /// Fences a resource that lives in this process's memory: a request with an exclusive token opens it
@@ -72,7 +72,7 @@ use crate::memory::MemoryFence;
 pub struct FenceLayer<F> {
     fence: MemoryFence,
     resource: F,
-    exclusive_only: bool,
+    accepted: Accepted,
 }
 
 /// What [`FenceLayer`] makes of a service.
@@ -87,15 +87,25 @@ where
     F: Fn(&Parts) -> String,
 {
     /// Takes the fence, whose marks are shared with its clones, and what names a request's resource.
+    /// Accepted are exclusive and shared tokens that are not weak.
     #[must_use]
     pub fn new(fence: MemoryFence, resource: F) -> Self {
-        Self { fence, resource, exclusive_only: false }
+        Self { fence, resource, accepted: Accepted::default() }
     }
 
     /// Refuses shared tokens, with 403.
     #[must_use]
-    pub fn exclusive_only(self) -> Self {
-        Self { exclusive_only: true, ..self }
+    pub fn exclusive_only(mut self) -> Self {
+        self.accepted.exclusive_only = true;
+        self
+    }
+
+    /// Accepts weak tokens, too: two holders may pass after a fail-over of the lock's store. See
+    /// [`FencingToken::allow_weak`](crate::FencingToken::allow_weak).
+    #[must_use]
+    pub fn allow_weak(mut self) -> Self {
+        self.accepted.weak = true;
+        self
     }
 }
 
@@ -125,9 +135,9 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let FenceLayer { fence, resource, exclusive_only } = &self.layer;
+        let FenceLayer { fence, resource, accepted } = &self.layer;
         let (mut parts, body) = request.into_parts();
-        let token = match required(&parts.headers, *exclusive_only) {
+        let token = match required(&parts.headers, *accepted) {
             Ok(token) => token,
             Err(refusal) => return Box::pin(std::future::ready(Ok(refusal))),
         };
@@ -153,9 +163,7 @@ where
 
 impl<F> fmt::Debug for FenceLayer<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FenceLayer")
-            .field("exclusive_only", &self.exclusive_only)
-            .finish_non_exhaustive()
+        f.debug_struct("FenceLayer").field("accepted", &self.accepted).finish_non_exhaustive()
     }
 }
 

@@ -48,11 +48,32 @@ pub fn read(headers: &HeaderMap) -> Result<Option<Token>> {
     }
     let token = value.to_str().ok().and_then(Token::parse);
     token.map(Some).ok_or_else(|| {
-        invalid("accepted is `<decimal value>;origin=<lower-case hex>`, and `;shared` after it")
+        invalid(
+            "accepted is `<decimal value>;origin=<lower-case hex>`, and after it `;weak`, `;shared`, or \
+             both in this order",
+        )
     })
 }
 
 impl Token {
+    /// As [`FencingToken::allow_weak`].
+    #[must_use]
+    pub fn allow_weak(self) -> Self {
+        match self {
+            Self::Exclusive(token) => Self::Exclusive(token.allow_weak()),
+            Self::Shared(token) => Self::Shared(token.allow_weak()),
+        }
+    }
+
+    /// As [`FencingToken::may_fence`].
+    #[must_use]
+    pub fn may_fence(&self) -> bool {
+        match self {
+            Self::Exclusive(token) => token.may_fence(),
+            Self::Shared(token) => token.may_fence(),
+        }
+    }
+
     /// The header's value.
     pub(super) fn header(&self) -> HeaderValue {
         let text = match self {
@@ -122,9 +143,20 @@ mod tests {
     }
 
     #[test]
+    fn a_weak_token_is_read_back_as_one_and_its_leave_is_not() {
+        for text in ["42;origin=0178616263;weak", "42;origin=0178616263;weak;shared"] {
+            let mut headers = HeaderMap::new();
+            attach(&mut headers, Token::parse(text).unwrap().allow_weak());
+            assert_eq!(headers[&NAME], text);
+            let read = read(&headers).unwrap().unwrap();
+            assert!(!read.may_fence() && read.allow_weak().may_fence(), "{text}");
+        }
+    }
+
+    #[test]
     fn the_longest_token_fits() {
         let origin = format!("40{}{}", "ff".repeat(64), "61".repeat(512));
-        let token: FencingToken = format!("{};origin={origin}", u64::MAX).parse().unwrap();
+        let token: FencingToken = format!("{};origin={origin};weak", u64::MAX).parse().unwrap();
         let mut headers = HeaderMap::new();
         attach(&mut headers, &token);
         assert_eq!(read(&headers).unwrap(), Some(Token::Exclusive(token)));

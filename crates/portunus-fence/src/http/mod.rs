@@ -2,7 +2,8 @@
 //! compared.
 //!
 //! A token travels as the header [`FencingToken::HEADER`], `Fencing-Token: <value>;origin=<hex>`, with
-//! `;shared` after it if the grant is shared.
+//! `;weak` after it if the token [is](crate::FencingToken#weak-tokens), and then `;shared` if the grant is
+//! shared. That a client accepts weak tokens is not part of it: the service decides.
 //!
 //! | who | layer | without tower |
 //! |---|---|---|
@@ -27,6 +28,7 @@
 //! |---|---|---|---|
 //! | `urn:portunus:fence:missing-token` | 428 | there is no such header | acquires the lock first |
 //! | `urn:portunus:fence:exclusive-token-required` | 403 | the token is shared, the layer is [`exclusive_only`](FenceLayer::exclusive_only) | acquires the lock exclusively |
+//! | `urn:portunus:fence:weak-token` | 403 | the token is weak, the layer does not [`allow_weak`](RequireTokenLayer::allow_weak) | acquires a lock in another store |
 //! | `urn:portunus:fence:invalid` | 400 | the header is malformed or there twice, or [`Invalid`](ErrorKind::Invalid) | fixes the request |
 //! | `urn:portunus:fence:stale-token` | 409 | [`Stale`](ErrorKind::Stale) | stops: another holder came later |
 //! | `urn:portunus:fence:foreign-token` | 409 | [`Conflict`](ErrorKind::Conflict) | stops, and tells an operator |

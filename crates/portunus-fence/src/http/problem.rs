@@ -42,6 +42,15 @@ pub(super) fn not_exclusive<B: From<String>>() -> Response<B> {
     NOT_EXCLUSIVE.response("The token is of a shared grant; accepted are exclusive ones.".into())
 }
 
+/// The answer to a weak token where they are not accepted.
+pub(super) fn weak<B: From<String>>() -> Response<B> {
+    WEAK.response(
+        "The token is weak: after a fail-over its lock's store may give it again, or a lower one. \
+         Accepted are tokens of other stores."
+            .into(),
+    )
+}
+
 struct Problem {
     status: StatusCode,
     urn: &'static str,
@@ -78,6 +87,11 @@ const NOT_EXCLUSIVE: Problem = Problem::new(
     StatusCode::FORBIDDEN,
     "urn:portunus:fence:exclusive-token-required",
     "An exclusive fencing token is required",
+);
+const WEAK: Problem = Problem::new(
+    StatusCode::FORBIDDEN,
+    "urn:portunus:fence:weak-token",
+    "A fencing token that can't go back is required",
 );
 const INVALID: Problem =
     Problem::new(StatusCode::BAD_REQUEST, "urn:portunus:fence:invalid", "The request is invalid");

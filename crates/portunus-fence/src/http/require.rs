@@ -9,7 +9,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::header::{Token, read};
-use super::problem::{missing, not_exclusive, problem};
+use super::problem::{missing, not_exclusive, problem, weak};
 
 /// Asks each request for a token and hands it to the handler. **It compares nothing**: the handler has
 /// to, in the transaction that changes the resource; the modules of the databases show how.
@@ -18,8 +18,8 @@ use super::problem::{missing, not_exclusive, problem};
 /// among the request's extensions. One that looks for the first alone should be behind
 /// [`exclusive_only`](Self::exclusive_only).
 ///
-/// Requests without a token, or with a malformed one, are [answered](super#refusals) here. Whether the
-/// number is in a fence's range is the fence's to say.
+/// Requests without a token, or with a malformed or a [weak](crate::FencingToken#weak-tokens) one, are
+/// [answered](super#refusals) here. Whether the number is in a fence's range is the fence's to say.
 ///
 /// ```
 /// use axum::body::Bytes;
@@ -49,18 +49,18 @@ use super::problem::{missing, not_exclusive, problem};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct RequireTokenLayer {
-    exclusive_only: bool,
+    accepted: Accepted,
 }
 
 /// What [`RequireTokenLayer`] makes of a service.
 #[derive(Clone, Debug)]
 pub struct RequireToken<S> {
     inner: S,
-    exclusive_only: bool,
+    accepted: Accepted,
 }
 
 impl RequireTokenLayer {
-    /// Accepts exclusive and shared tokens.
+    /// Accepts exclusive and shared tokens that are not weak.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -68,8 +68,17 @@ impl RequireTokenLayer {
 
     /// Refuses shared tokens, with 403.
     #[must_use]
-    pub fn exclusive_only(self) -> Self {
-        Self { exclusive_only: true }
+    pub fn exclusive_only(mut self) -> Self {
+        self.accepted.exclusive_only = true;
+        self
+    }
+
+    /// Accepts weak tokens, too, and so do the fences that the handler asks: two holders may pass after
+    /// a fail-over of the lock's store. See [`FencingToken::allow_weak`](crate::FencingToken::allow_weak).
+    #[must_use]
+    pub fn allow_weak(mut self) -> Self {
+        self.accepted.weak = true;
+        self
     }
 }
 
@@ -77,7 +86,7 @@ impl<S> Layer<S> for RequireTokenLayer {
     type Service = RequireToken<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RequireToken { inner, exclusive_only: self.exclusive_only }
+        RequireToken { inner, accepted: self.accepted }
     }
 }
 
@@ -97,7 +106,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        match required(request.headers(), self.exclusive_only) {
+        match required(request.headers(), self.accepted) {
             Ok(token) => {
                 extend(request.extensions_mut(), token);
                 Box::pin(self.inner.call(request))
@@ -111,16 +120,31 @@ where
 pub(super) type Answer<ResBody, E> =
     Pin<Box<dyn Future<Output = Result<Response<ResBody>, E>> + Send>>;
 
-/// The token of a request, or the answer to a request without one.
+/// Which tokens a layer lets through.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Accepted {
+    pub(super) exclusive_only: bool,
+    pub(super) weak: bool,
+}
+
+/// The token of a request, or the answer to a request without one that is accepted.
+///
+/// A weak one is refused here and not left to a fence: a handler that compares in a table of its own
+/// would not ask.
 pub(super) fn required<B: From<String>>(
     headers: &HeaderMap,
-    exclusive_only: bool,
+    accepted: Accepted,
 ) -> Result<Token, Response<B>> {
-    match read(headers) {
-        Ok(Some(Token::Shared(_))) if exclusive_only => Err(not_exclusive()),
-        Ok(Some(token)) => Ok(token),
-        Ok(None) => Err(missing()),
-        Err(error) => Err(problem(&error)),
+    let token = match read(headers) {
+        Ok(Some(token)) => token,
+        Ok(None) => return Err(missing()),
+        Err(error) => return Err(problem(&error)),
+    };
+    let token = if accepted.weak { token.allow_weak() } else { token };
+    match token {
+        Token::Shared(_) if accepted.exclusive_only => Err(not_exclusive()),
+        token if !token.may_fence() => Err(weak()),
+        token => Ok(token),
     }
 }
 

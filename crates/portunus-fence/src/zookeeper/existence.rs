@@ -15,6 +15,7 @@ use super::{ANY_VERSION, FENCE};
 ///   behind, also after a `sync`, which asks no majority: commit the condition in a transaction of its
 ///   own first and read through the same client, or write with the version that was read.
 /// - It is for grants of every kind.
+/// - It compares no tokens, so it is no matter whether they are [weak](portunus_core::token::FencingToken#weak-tokens).
 /// - It protects nothing once data was restored, in which old nodes are held anew; a mark of the same
 ///   age does no better.
 ///

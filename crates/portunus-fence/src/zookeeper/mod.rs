@@ -22,7 +22,7 @@ use zookeeper_client::{
 
 use self::error::failed;
 pub use self::existence::LockNode;
-use crate::call::{Call, Effect};
+use crate::call::{Call, Effect, mark_of};
 use crate::fence::Fence;
 
 /// A *mark fence* in ZooKeeper, for data that lives there; it takes the tokens of a lock of any store.
@@ -284,7 +284,7 @@ struct Read {
 }
 
 fn encode(token: &FencingToken, value: Option<&[u8]>) -> Vec<u8> {
-    let mut data = token.to_string().into_bytes();
+    let mut data = mark_of(token).to_string().into_bytes();
     if let Some(value) = value {
         data.push(b'\n');
         data.extend_from_slice(value);

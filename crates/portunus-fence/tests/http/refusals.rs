@@ -1,9 +1,9 @@
 //! What is refused, with which answer, and what the handler sees of the rest.
 
-use axum::Router;
 use axum::routing::{any, get};
+use axum::{Extension, Router};
 use portunus_fence::http::{FenceLayer, RequireTokenLayer};
-use portunus_fence::{Fence, MemoryFence};
+use portunus_fence::{Fence, FencingToken, MemoryFence};
 
 use super::{
     HEADER, fenced, foreign, path, reading, refused, request, send, shared, show, token, with,
@@ -46,6 +46,11 @@ async fn a_malformed_token_is_refused() {
         b"7;origin=017873;shared;shared",
         b"7;origin=017873;Shared",
         b"7;origin=017873;shared=1",
+        b"7;origin=017873;weak;weak",
+        b"7;origin=017873;shared;weak",
+        b"7;origin=017873;Weak",
+        b"7;origin=017873;weak=0",
+        b"7;origin=017873; weak",
         b"\"7;origin=017873\"",
         b"18446744073709551616;origin=017873",
         b"7;origin=017873\xff",
@@ -100,6 +105,48 @@ async fn a_shared_token_is_refused_where_exclusive_ones_are_asked_for() {
         assert_eq!((status, name.as_str()), (403, "exclusive-token-required"));
         assert_eq!(send(&app, with("/a", token(7))).await.0, 200);
     }
+}
+
+#[tokio::test]
+async fn a_weak_token_is_refused_unless_the_service_allows_it() {
+    let exclusive = format!("{};weak", token(7));
+    let shared = format!("{exclusive};shared");
+    let fence = MemoryFence::new();
+    for app in [reading(), fenced(&fence)] {
+        for weak in [&exclusive, &shared] {
+            let (status, name, detail) = refused(&app, with("/a", weak)).await;
+            assert_eq!((status, name.as_str()), (403, "weak-token"));
+            assert!(detail.contains("Accepted are tokens of other stores"), "{detail}");
+        }
+    }
+    assert_eq!(fence.mark("/a").await.unwrap(), None);
+    // Of two things that are wrong the client mends the kind first.
+    let exclusive_only =
+        Router::new().route("/{*item}", any(show)).layer(RequireTokenLayer::new().exclusive_only());
+    let (_, name, _) = refused(&exclusive_only, with("/a", &shared)).await;
+    assert_eq!(name, "exclusive-token-required");
+
+    let router = || Router::new().route("/{*item}", any(admit));
+    let reading = router().layer(RequireTokenLayer::new().allow_weak());
+    let fenced = router().layer(FenceLayer::new(fence.clone(), path).allow_weak());
+    for app in [reading, fenced] {
+        assert_eq!(send(&app, with("/a", &exclusive)).await, (200, "a weak one".to_owned()));
+    }
+    assert_eq!(fence.mark("/a").await.unwrap(), Some(token(7)));
+    // Allowed is not believed: it is compared like any.
+    let app =
+        Router::new().route("/{*item}", any(show)).layer(FenceLayer::new(fence, path).allow_weak());
+    assert_eq!(send(&app, with("/a", &shared)).await.0, 200);
+    for late in [format!("{};weak", token(6)), format!("{};weak;shared", token(6))] {
+        let (status, name, _) = refused(&app, with("/a", late)).await;
+        assert_eq!((status, name.as_str()), (409, "stale-token"));
+    }
+}
+
+/// A handler whose fence is asked again: the layer's leave is the token's.
+async fn admit(Extension(token): Extension<FencingToken>) -> String {
+    MemoryFence::new().admit("a", &token, b"").await.unwrap();
+    if token.is_weak() { "a weak one" } else { "not a weak one" }.to_owned()
 }
 
 #[tokio::test]

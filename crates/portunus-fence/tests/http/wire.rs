@@ -82,6 +82,10 @@ async fn a_client_layer_is_understood_by_the_service() {
     assert_eq!(status(AttachTokenLayer::new(shared(7)), request("/a", &[])).await, 200);
     assert_eq!(status(AttachTokenLayer::new(shared(6)), request("/a", &[])).await, 409);
 
+    // The service decides about it, whatever the client accepts.
+    let weak: FencingToken = format!("{};weak", token(9)).parse().unwrap();
+    assert_eq!(status(AttachTokenLayer::new(weak.allow_weak()), request("/a", &[])).await, 403);
+
     let mut request = with("/a", token(1));
     attach(request.headers_mut(), shared(9));
     assert_eq!(read(request.headers()).unwrap(), Some(shared(9).into()));

@@ -285,6 +285,40 @@ async fn input_out_of_range_writes_nothing() {
     assert_eq!(fence.mark("long").await.unwrap(), Some(token));
 }
 
+/// In the caller's own transaction as well.
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test`"]
+async fn a_weak_token_writes_nothing_unless_it_is_allowed() {
+    let data = Data::new().await;
+    let mut connection = data.connection().await;
+    deposit(&mut connection, 7, 10).await.unwrap();
+    let mut transaction = connection.start_transaction(TxOpts::default()).await.unwrap();
+    let weak = FencingToken::new_weak(8, token(8).origin().clone());
+    let shared: SharedToken = format!("{weak};shared").parse().unwrap();
+    for refused in [
+        mysql::open(&mut transaction, "account", &weak).await,
+        mysql::admit(&mut transaction, "account", &weak, b"eight").await,
+        mysql::check(&mut transaction, "account", &shared).await,
+        mysql::update(&mut transaction, "account", &weak, async |_| {
+            panic!("the work is not begun")
+        })
+        .await,
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("the token is weak"), "{error}");
+    }
+    // Even if the caller does not heed it.
+    transaction.commit().await.unwrap();
+    assert_eq!(data.now().await, (10, Some(7)));
+    let mut transaction = connection.start_transaction(TxOpts::default()).await.unwrap();
+    mysql::check(&mut transaction, "account", &shared.allow_weak()).await.unwrap();
+    mysql::open(&mut transaction, "account", &weak.allow_weak()).await.unwrap();
+    add(&mut transaction, 5).await;
+    transaction.commit().await.unwrap();
+    assert_eq!(data.now().await, (15, Some(8)));
+}
+
 #[tokio::test]
 #[ignore = "needs a cluster: `cargo xtask test`"]
 async fn an_ended_connection_is_unavailable() {

@@ -277,6 +277,42 @@ async fn input_out_of_range_writes_nothing() {
     assert_eq!(data.now().await, (1, Some(i64::MAX)));
 }
 
+/// In the caller's own transaction as well.
+#[tokio::test]
+#[ignore = "needs a cluster: `cargo xtask test`"]
+async fn a_weak_token_writes_nothing_unless_it_is_allowed() {
+    let data = Data::new().await;
+    let mut client = data.client().await;
+    deposit(&mut client, 7, 10).await.unwrap();
+    let prepared = postgres::PreparedFence::new(&client).await.unwrap();
+    let mut transaction = client.transaction().await.unwrap();
+    let weak = weak(8);
+    let shared: SharedToken = format!("{weak};shared").parse().unwrap();
+    for refused in [
+        postgres::open(&transaction, "account", &weak).await,
+        prepared.open(&transaction, "account", &weak).await,
+        postgres::admit(&transaction, "account", &weak, b"eight").await,
+        postgres::check(&transaction, "account", &shared).await,
+        postgres::update(&mut transaction, "account", &weak, async |_| {
+            panic!("the work is not begun")
+        })
+        .await,
+    ] {
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("the token is weak"), "{error}");
+    }
+    // Even if the caller does not heed it.
+    transaction.commit().await.unwrap();
+    assert_eq!(data.now().await, (10, Some(7)));
+    let transaction = client.transaction().await.unwrap();
+    postgres::check(&transaction, "account", &shared.allow_weak()).await.unwrap();
+    prepared.open(&transaction, "account", &weak.allow_weak()).await.unwrap();
+    add(&transaction, 5).await;
+    transaction.commit().await.unwrap();
+    assert_eq!(data.now().await, (15, Some(8)));
+}
+
 #[tokio::test]
 #[ignore = "needs a cluster: `cargo xtask test`"]
 async fn an_ended_connection_is_unavailable() {
@@ -340,6 +376,10 @@ async fn add(transaction: &Transaction<'_>, amount: i64) {
 fn token(value: u64) -> FencingToken {
     let origin = Origin::new(Incarnation::new(b"l").unwrap(), LockName::new("account").unwrap());
     FencingToken::new(value, origin)
+}
+
+fn weak(value: u64) -> FencingToken {
+    FencingToken::new_weak(value, token(value).origin().clone())
 }
 
 fn shared(value: u64) -> SharedToken {

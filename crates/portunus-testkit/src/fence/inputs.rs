@@ -1,10 +1,11 @@
 //! What may be given to a fence, and what not.
 
 use portunus_core::error::ErrorKind;
+use portunus_core::token::FencingToken;
 use portunus_fence::MAX_VALUE_BYTES;
 
 use super::FenceStage;
-use super::stage::{refused, shared, token};
+use super::stage::{refused, shared, shared_of, text, token, weak};
 
 /// No two names meet, whatever a store folds, pads, cuts or takes for a path.
 pub async fn names_are_told_apart_byte_by_byte(stage: &FenceStage) {
@@ -70,6 +71,52 @@ pub async fn the_token_zero_is_refused(stage: &FenceStage) {
     refused(stage.check("a", 0).await, ErrorKind::Invalid);
     assert_eq!(stage.mark("a").await.unwrap(), None);
     assert_eq!(stage.open("a", 1).await.unwrap(), None);
+}
+
+/// Be it a first token, an equal or a higher one, exclusive or shared.
+pub async fn a_weak_token_is_refused_and_changes_nothing(stage: &FenceStage) {
+    let fence = stage.fence();
+    let refuse = async |value: u64| {
+        let weak = weak(value);
+        let error = refused(fence.open("a", &weak).await, ErrorKind::Invalid);
+        assert!(error.to_string().contains("accepted"), "{error}");
+        assert!(error.to_string().contains("allow_weak"), "{error}");
+        refused(fence.admit("a", &weak, b"weak").await, ErrorKind::Invalid);
+        refused(fence.check("a", &shared_of(&weak)).await, ErrorKind::Invalid);
+        // What another process reads of one that this one allows is weak again.
+        let sent: FencingToken = weak.allow_weak().to_string().parse().unwrap();
+        refused(fence.admit("a", &sent, b"weak").await, ErrorKind::Invalid);
+    };
+    refuse(7).await;
+    assert_eq!(stage.mark("a").await.unwrap(), None);
+    assert_eq!(stage.check("a", 1).await.unwrap(), None);
+    stage.admit("a", 7, "seven").await.unwrap();
+    for value in [6, 7, 8] {
+        refuse(value).await;
+        assert_eq!(stage.mark("a").await.unwrap(), Some(token(7)));
+    }
+    stage.is("a", 7, Some("seven")).await;
+}
+
+/// Also with a mark that a token which is not weak has left, and the reverse.
+pub async fn a_weak_token_that_is_allowed_is_compared_like_any(stage: &FenceStage) {
+    let (fence, weak) = (stage.fence(), |value| weak(value).allow_weak());
+    assert_eq!(fence.open("a", &weak(7)).await.unwrap(), None);
+    fence.admit("a", &weak(7), b"seven").await.unwrap();
+    // A mark is a position, whoever raised it.
+    assert_eq!(stage.mark("a").await.unwrap(), Some(token(7)));
+    refused(fence.open("a", &weak(6)).await, ErrorKind::Stale);
+    refused(fence.admit("a", &weak(6), b"six").await, ErrorKind::Stale);
+    refused(fence.check("a", &shared_of(&weak(6)).allow_weak()).await, ErrorKind::Stale);
+    refused(stage.admit("a", 6, "six").await, ErrorKind::Stale);
+    let read = fence.check("a", &shared_of(&weak(7)).allow_weak()).await.unwrap();
+    assert_eq!(text(read).as_deref(), Some("seven"));
+    stage.is("a", 7, Some("seven")).await;
+    stage.admit("a", 8, "eight").await.unwrap();
+    refused(fence.admit("a", &weak(7), b"late").await, ErrorKind::Stale);
+    assert_eq!(text(fence.open("a", &weak(8)).await.unwrap()).as_deref(), Some("eight"));
+    fence.admit("a", &weak(9), b"nine").await.unwrap();
+    stage.is("a", 9, Some("nine")).await;
 }
 
 /// As numbers, not as text, and not as floating point: up to 2⁶³ − 1 on each fence, and above that as

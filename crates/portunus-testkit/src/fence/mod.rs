@@ -73,6 +73,8 @@ macro_rules! fence_conformance {
             names_are_told_apart_byte_by_byte
             a_name_out_of_range_is_refused
             the_token_zero_is_refused
+            a_weak_token_is_refused_and_changes_nothing
+            a_weak_token_that_is_allowed_is_compared_like_any
             tokens_of_any_size_are_ordered
             values_come_back_as_they_were
             a_value_that_is_too_long_is_refused

@@ -78,6 +78,11 @@ pub(super) fn token_of(value: u64, life: &str, lock: &str) -> FencingToken {
     FencingToken::new(value, origin)
 }
 
+/// The same of a store whose tokens may go back.
+pub(super) fn weak(value: u64) -> FencingToken {
+    FencingToken::new_weak(value, token(value).origin().clone())
+}
+
 /// The same as a shared grant has it.
 pub(super) fn shared(value: u64) -> SharedToken {
     shared_of(&token(value))

@@ -35,7 +35,8 @@
 //!
 //! # Without this table
 //!
-//! A table of yours can keep marks itself, beside the data. It takes two more columns, and connections
+//! A table of yours can keep marks itself, beside the data. Ask the token whether it
+//! [`may_fence`](FencingToken::may_fence) first, as the functions here do. It takes two more columns, and connections
 //! with `client_found_rows=true`: without it a row that was as it is to be counts as not affected.
 //!
 //! ```sql

@@ -34,7 +34,8 @@
 //!
 //! # Without this table
 //!
-//! A table of yours can keep marks itself, beside the data. It takes two more columns:
+//! A table of yours can keep marks itself, beside the data. Ask the token whether it
+//! [`may_fence`](FencingToken::may_fence) first, as the functions here do. It takes two more columns:
 //!
 //! ```sql
 //! ALTER TABLE account ADD COLUMN fence BIGINT, ADD COLUMN fence_origin TEXT;

@@ -1,5 +1,8 @@
 //! Time, injected: one clock that counts while the machine sleeps, one for simulation.
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod resume;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -66,9 +69,10 @@ impl Moment {
 /// The clock of production: `CLOCK_BOOTTIME`, which goes on while the machine is suspended.
 ///
 /// [`std::time::Instant`] and Tokio's timers stop in a suspend while the store's lease runs on, so
-/// [`sleep_until`](Clock::sleep_until) looks at this clock at least every 100 ms. Outside Linux it
-/// is `CLOCK_MONOTONIC`, and on other systems a monotonic clock that may stop in suspend: there a
-/// loss is told late after a suspend, and the fencing token is what protects the resource.
+/// while anybody sleeps by this clock a thread of the process looks every 100 ms whether the machine
+/// was suspended, and has them look again. Outside Linux it is `CLOCK_MONOTONIC`, and on other systems
+/// a monotonic clock that may stop in suspend: there a loss is told late after a suspend, and the fencing
+/// token is what protects the resource.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BootClock(());
 
@@ -100,17 +104,12 @@ impl Clock for BootClock {
     }
 
     fn sleep_until(&self, moment: Moment) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        const TICK: Duration = Duration::from_millis(100);
         let clock = *self;
-        Box::pin(async move {
-            loop {
-                let left = moment.since(clock.now());
-                if left.is_zero() {
-                    return;
-                }
-                tokio::time::sleep(left.min(TICK)).await;
-            }
-        })
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let sleeping = resume::sleep_until(move || clock.now(), moment);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let sleeping = async move { tokio::time::sleep(moment.since(clock.now())).await };
+        Box::pin(sleeping)
     }
 }
 
