@@ -47,7 +47,8 @@ impl Mysql {
     /// As [`new`](Self::new).
     pub fn with_clock(config: MysqlConfig, clock: Arc<dyn Clock>) -> Result<Self> {
         let server = Server::new(Servers::new(&config)?, config.keys(), clock);
-        Ok(Self { keys: config.keys(), server, witness: Witness::new(&config)?, config })
+        let witness = Witness::new(server.dialer.clone());
+        Ok(Self { keys: config.keys(), server, witness, config })
     }
 
     /// Makes the tables unless they are there, as opening a session does too: for a user who may, where

@@ -1,29 +1,21 @@
 //! What a user can choose, and reading it from a URL.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use mysql_async::{ClientIdentity, OptsBuilder, SslOpts};
-use portunus_core::error::{Error, ErrorKind, Result};
+use portunus_core::error::Result;
 use portunus_core::tls::TlsConfig;
 use portunus_core::url::StoreUrl;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use super::error::STORE;
 use crate::rows::Keys;
+use crate::server::config::{Config, invalid};
 
 /// Where the server is, and how to speak to it. `Debug` never shows the password.
-#[derive(Clone)]
-pub struct MysqlConfig {
-    hosts: Vec<(String, u16)>,
-    database: String,
-    login: Option<(String, SecretString)>,
-    tls: Option<TlsConfig>,
-    /// An identity that was given before `tls` was.
-    identity: Option<(PathBuf, PathBuf)>,
-    namespace: String,
-}
+#[derive(Clone, Debug)]
+pub struct MysqlConfig(Config);
 
 impl MysqlConfig {
     /// Names the servers, each as `host` or `host:port`, and the database that has the tables. The port is
@@ -31,35 +23,13 @@ impl MysqlConfig {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] when there is no host, one is named twice or can't be read, or the database
+    /// [`ErrorKind::Invalid`](portunus_core::error::ErrorKind::Invalid) when there is no host, one is named twice or can't be read, or the database
     /// has no name.
     pub fn new<H: AsRef<str>>(
         hosts: impl IntoIterator<Item = H>,
         database: impl Into<String>,
     ) -> Result<Self> {
-        let mut servers: Vec<(String, u16)> = Vec::new();
-        for host in hosts {
-            let server = server(host.as_ref())?;
-            if servers.contains(&server) {
-                return Err(invalid(format!("`{}` is named twice", host.as_ref())));
-            }
-            servers.push(server);
-        }
-        let database = database.into();
-        if servers.is_empty() {
-            return Err(invalid(format!("no host; accepted is {FORM}")));
-        }
-        if database.is_empty() || database.contains(['\0', '/']) {
-            return Err(invalid(format!("no database; accepted is {FORM}")));
-        }
-        Ok(Self {
-            hosts: servers,
-            database,
-            login: None,
-            tls: None,
-            identity: None,
-            namespace: "portunus".to_owned(),
-        })
+        Config::new(STORE, FORM, PORT, hosts, database.into()).map(Self)
     }
 
     /// Reads `mysql://[user:password@]host[:port],…/database[?options]`, and takes the options `namespace`,
@@ -67,90 +37,67 @@ impl MysqlConfig {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] says which part can't be read and what is accepted.
+    /// [`ErrorKind::Invalid`](portunus_core::error::ErrorKind::Invalid) says which part can't be read and what is accepted.
     pub fn from_url(url: &mut StoreUrl) -> Result<Self> {
         if url.scheme() != "mysql" {
-            return Err(invalid(format!("scheme `{}`; accepted is `mysql`", url.scheme())));
+            return Err(invalid(STORE, format!("scheme `{}`; accepted is `mysql`", url.scheme())));
         }
-        let mut config = Self::new(url.hosts(), url.path().trim_start_matches('/'))?;
-        if let Some((user, password)) = url.login() {
-            config = config.login(user, password);
-        }
-        if let Some(namespace) = url.take("namespace") {
-            config = config.namespace(namespace)?;
-        }
-        config.tls = TlsConfig::from_url(url, STORE, None)?;
-        Ok(config)
+        let database = url.path().trim_start_matches('/').to_owned();
+        Config::new(STORE, FORM, PORT, url.hosts(), database)?.options(url).map(Self)
     }
 
     /// Keeps locks of the same name apart. The default is `portunus`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Invalid`] unless it has 1 to 64 bytes without NUL and without `/`.
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Result<Self> {
-        let namespace = namespace.into();
-        if !(1..=64).contains(&namespace.len()) || namespace.contains(['\0', '/']) {
-            return Err(invalid(format!(
-                "namespace `{}`; accepted are 1 to 64 bytes without NUL and without `/`",
-                namespace.escape_debug()
-            )));
-        }
-        self.namespace = namespace;
-        Ok(self)
+    /// [`ErrorKind::Invalid`](portunus_core::error::ErrorKind::Invalid) unless it has 1 to 64 bytes without NUL and without `/`.
+    pub fn namespace(self, namespace: impl Into<String>) -> Result<Self> {
+        self.0.namespace(namespace.into()).map(Self)
     }
 
     /// Authenticates as `user`.
     #[must_use]
-    pub fn login(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.login = Some((user.into(), SecretString::from(password.into())));
-        self
+    pub fn login(self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        Self(self.0.login(user.into(), password.into()))
     }
 
     /// Speaks TLS, and trusts the certificates in the PEM file `ca` and no others.
     #[must_use]
-    pub fn tls(mut self, ca: impl Into<PathBuf>) -> Self {
-        self.tls = Some(match self.tls.take() {
-            Some(tls) => tls.ca(ca),
-            None => TlsConfig::new(ca),
-        });
-        self
+    pub fn tls(self, ca: impl Into<PathBuf>) -> Self {
+        Self(self.0.tls(ca.into()))
     }
 
-    /// Shows the server the certificate in the PEM file `cert`, with the private key in `key`.
+    /// Shows the server the certificate in the PEM file `cert`, with the private key in `key`. Without
+    /// [`tls`](Self::tls), [`Mysql::new`](super::Mysql::new) fails as
+    /// [`ErrorKind::Invalid`](portunus_core::error::ErrorKind::Invalid).
     #[must_use]
-    pub fn identity(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        self.identity = Some((cert.into(), key.into()));
-        self
+    pub fn identity(self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self(self.0.identity(cert.into(), key.into()))
     }
 
     pub(super) fn keys(&self) -> Keys {
-        Keys::new(&self.namespace)
+        self.0.keys()
     }
 
     pub(super) fn hosts(&self) -> &[(String, u16)] {
-        &self.hosts
+        &self.0.hosts
     }
 
     /// The files of TLS, where it is spoken.
     pub(super) fn tls_config(&self) -> Result<Option<TlsConfig>> {
-        match (self.tls.clone(), self.identity.clone()) {
-            (Some(tls), Some((cert, key))) => Ok(Some(tls.identity(cert, key))),
-            (tls, None) => Ok(tls),
-            (None, Some(_)) => Err(invalid("a client certificate needs TLS")),
-        }
+        self.0.tls_config()
     }
 
     /// How to reach all of them but for the host; reads the files of TLS.
     pub(super) fn options(&self) -> Result<OptsBuilder> {
-        let (user, password) = match &self.login {
+        let (user, password) = match &self.0.login {
             Some((user, password)) => (Some(user.clone()), Some(password.expose_secret())),
             None => (None, None),
         };
         let options = OptsBuilder::default()
             .user(user)
             .pass(password)
-            .db_name(Some(self.database.clone()))
+            .db_name(Some(self.0.database.clone()))
             .ssl_opts(self.tls_options()?)
             // A statement that sets what already is counts its row, too.
             .client_found_rows(true)
@@ -179,49 +126,9 @@ impl MysqlConfig {
     }
 }
 
-impl fmt::Debug for MysqlConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MysqlConfig")
-            .field("hosts", &self.hosts)
-            .field("database", &self.database)
-            .field("user", &self.login.as_ref().map(|(user, _)| user))
-            .field("tls", &self.tls)
-            .field("identity", &self.identity)
-            .field("namespace", &self.namespace)
-            .finish()
-    }
-}
-
-/// Reads `host`, `host:port` or `[::1]:port`.
-fn server(text: &str) -> Result<(String, u16)> {
-    let unreadable = || invalid("a host can't be read; accepted is `host:port`, or `[::1]:port`");
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, rest) = rest.split_once(']').ok_or_else(unreadable)?;
-            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')) })
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(Some(port))),
-            None => (text, None),
-        },
-    };
-    let port = match port {
-        None => PORT,
-        Some(port) => port.and_then(|port| port.parse().ok()).ok_or_else(unreadable)?,
-    };
-    if host.is_empty() || host.contains(['[', ']', '/', '@']) {
-        return Err(unreadable());
-    }
-    Ok((host.to_owned(), port))
-}
-
-fn invalid(detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::Invalid, STORE, "connect").with_detail(detail)
-}
-
 const FORM: &str = "`mysql://user:password@host:port/database`";
 const PORT: u16 = 3306;
-/// A server that went without a word is noticed also by a connection that waits for its answer.
+/// How long nothing comes before the system begins to ask whether the server is there.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// More than there are.
 const STATEMENTS: usize = 64;
@@ -230,6 +137,8 @@ const LONGEST_PACKET: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests {
+    use portunus_core::error::ErrorKind;
+
     use super::*;
 
     fn read(url: &str) -> Result<MysqlConfig> {

@@ -1,5 +1,6 @@
 //! The statements of the locks, as MySQL and MariaDB know them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -53,7 +54,7 @@ impl Tables for Connection {
             number(session)
         );
         let found: Vec<(String,)> = all(self.rows_of(find).await?)?;
-        let found: Vec<_> =
+        let found: HashSet<_> =
             found.iter().filter_map(|(hex,)| u128::from_str_radix(hex, 16).ok()).collect();
         Ok(attempts.iter().filter(|attempt| !found.contains(&attempt.0)).copied().collect())
     }
@@ -197,9 +198,6 @@ impl Tables for Connection {
     }
 
     async fn standing(&mut self, keys: &[String], limit: u32) -> Fallible<Vec<Standing>> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
         let queue = |key: &String| {
             format!(
                 "(SELECT lock_key, position, revision FROM portunus_entry WHERE lock_key = {} \
@@ -207,9 +205,13 @@ impl Tables for Connection {
                 literal(key.as_bytes())
             )
         };
-        let queues: Vec<_> = keys.iter().map(queue).collect();
-        let all_queues = self.rows_of(queues.join(" UNION ALL ")).await?;
-        let mut rows: Vec<(String, u64, u64)> = all(all_queues)?;
+        let mut rows: Vec<(String, u64, u64)> = Vec::new();
+        for some in keys.chunks(QUEUES) {
+            let queues: Vec<_> = some.iter().map(queue).collect();
+            rows.extend(all::<(String, u64, u64)>(
+                self.rows_of(queues.join(" UNION ALL ")).await?,
+            )?);
+        }
         rows.sort_unstable();
         let standing = |(key, position, revision)| Standing { key, position, revision };
         Ok(rows.into_iter().map(standing).collect())
@@ -232,6 +234,9 @@ impl Tables for Connection {
         std::future::pending().await
     }
 }
+
+/// How many queues a statement reads: it has a greatest length, and opens a table for each.
+const QUEUES: usize = 200;
 
 /// A time to live is at most a day.
 fn nanos(span: Duration) -> u64 {

@@ -5,20 +5,18 @@
 //! reads what is committed, and locks nothing.
 
 use std::fmt;
-use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
-use portunus_core::error::{Error, ErrorKind, Result};
+use portunus_core::error::{Error, ErrorKind};
 use portunus_core::token::Incarnation;
 use tokio::sync::Mutex;
 
-use super::config::MysqlConfig;
 use super::connection::Connection;
 use super::error::{STORE, Stage, failure};
 use super::rows::{all, literal};
 use super::servers::Servers;
 use crate::server::failure::Fallible;
-use crate::server::tables::Database;
+use crate::server::line::{Dialer, LONGEST};
 
 /// Where a connection is, in every isolation level and character set the same.
 macro_rules! server {
@@ -29,7 +27,7 @@ macro_rules! server {
 
 /// Connects when it is first asked.
 pub(super) struct Witness {
-    servers: Servers,
+    dialer: Dialer<Servers>,
     kept: Mutex<Option<Connection>>,
 }
 
@@ -52,34 +50,45 @@ impl Place {
 }
 
 impl Witness {
-    pub(super) fn new(config: &MysqlConfig) -> Result<Self> {
-        Ok(Self { servers: Servers::new(config)?, kept: Mutex::new(None) })
+    pub(super) fn new(dialer: Dialer<Servers>) -> Self {
+        Self { dialer, kept: Mutex::new(None) }
     }
 
     /// Whether nobody is in the queue, for a transaction at `place` that has the key's row: none can enter
     /// then, and who entered before has committed, which the server shows before it frees the row.
+    ///
+    /// Everybody else waits for the row meanwhile, so nothing here waits for long.
     pub(super) async fn is_free(&self, place: &Place, key: &str) -> Fallible<bool> {
         let mut slot = self.kept.lock().await;
         // It may have ended since, or be to a server that has lost its part to another.
         if let Some(mut kept) = slot.take()
-            && let Ok(Some(is_free)) = ask(&mut kept, place, key).await
+            && let Ok(Some(is_free)) = self.ask(&mut kept, place, key).await
         {
             *slot = Some(kept);
             return Ok(is_free);
         }
-        let mut connection = self.servers.connect(PATIENCE).await?;
-        let is_free = ask(&mut connection, place, key).await?.ok_or_else(|| {
+        let mut connection = self.dialer.connect().await?;
+        let is_free = self.ask(&mut connection, place, key).await?.ok_or_else(|| {
             let detail = "the transaction is not on the server and in the database of this store";
             Error::new(ErrorKind::Invalid, STORE, "acquire_in").with_detail(detail)
         })?;
         *slot = Some(connection);
         Ok(is_free)
     }
+
+    async fn ask(
+        &self,
+        connection: &mut Connection,
+        place: &Place,
+        key: &str,
+    ) -> Fallible<Option<bool>> {
+        self.dialer.limited(LONGEST, ask(connection, place, key)).await
+    }
 }
 
 impl fmt::Debug for Witness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Witness").field(&self.servers).finish()
+        f.debug_tuple("Witness").field(&self.dialer).finish()
     }
 }
 
@@ -96,6 +105,3 @@ async fn ask(connection: &mut Connection, place: &Place, key: &str) -> Fallible<
     let answer = answers.into_iter().find(|(server, _)| is_same && *server == place.server);
     Ok(answer.map(|(_, is_free)| is_free))
 }
-
-/// It waits for no row.
-const PATIENCE: Duration = Duration::from_secs(1);

@@ -74,16 +74,18 @@ impl Postgres {
     ///
     /// There is one row for each name that was ever asked for, so a program whose names do not repeat
     /// calls this now and then. Tokens go on growing: the highest that was removed is kept, and a name
-    /// that comes back goes on above it.
+    /// that comes back goes on above it. A row that somebody has locked just then stays. It removes so
+    /// many at a time; who locks a name for the first time waits meanwhile, and other requests of this
+    /// store's until it is done.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unavailable`], with nothing removed, and
-    /// [`ErrorKind::Unconfirmed`]; to call it again is safe.
+    /// [`ErrorKind::Unavailable`] and [`ErrorKind::Unconfirmed`], with some of the rows removed; to call
+    /// it again is safe.
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped the rows are removed or not; to call it again is safe.
+    /// When the future is dropped some of the rows are removed; to call it again is safe.
     ///
     /// [`ErrorKind::Unavailable`]: portunus_core::error::ErrorKind::Unavailable
     /// [`ErrorKind::Unconfirmed`]: portunus_core::error::ErrorKind::Unconfirmed

@@ -5,6 +5,7 @@
 mod backend;
 mod config;
 mod connect;
+mod enter;
 mod error;
 mod rows;
 mod schema;

@@ -2,8 +2,8 @@
 
 /// The statements that make the tables, as a new connection runs them where they are missing.
 ///
-/// Whoever opens sessions needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on the five tables and nothing
-/// else; only who makes them needs `CREATE` on the schema. They are looked for in the `search_path`: all
+/// Whoever opens sessions needs `SELECT`, `INSERT`, `UPDATE` and `DELETE` on them, not all on each, as the
+/// [crate's page](crate) says; only who makes them needs `CREATE` on the schema. They are looked for in the `search_path`: all
 /// who exclude each other must find the same ones. The entries of a session go with its row, so an
 /// operator may delete that with any tool.
 #[must_use]

@@ -7,11 +7,12 @@ use super::rows::number;
 use super::wire::Sql;
 use crate::rows::Window;
 
-/// The statement that reads what decides about the attempt, and how many rows of that.
-pub(super) fn window(attempt: &Attempt) -> (&'static Sql, i64) {
+/// The statements that read what decides about the attempt, and how many rows of that: for one whose
+/// place is the end of the queue, and for one that has its place.
+pub(super) fn window(attempt: &Attempt) -> (&'static Sql, &'static Sql, i64) {
     match Window::of(attempt.mode) {
-        Window::Nearest(count) => (&LOOK_NEAREST, number(count)),
-        Window::NearestUnshared => (&LOOK_UNSHARED, 1),
+        Window::Nearest(count) => (&LAST_NEAREST, &LOOK_NEAREST, number(count)),
+        Window::NearestUnshared => (&LAST_UNSHARED, &LOOK_UNSHARED, 1),
     }
 }
 
@@ -66,6 +67,18 @@ macro_rules! look {
              coalesce((SELECT position FROM own), 9223372036854775807)",
             $window,
             " ORDER BY e.position DESC LIMIT $3)"
+        )
+    };
+}
+
+/// The last of the queue that decide, and whether one is the attempt's own. It says less than `look`, for
+/// the server plans it in a quarter of the time.
+macro_rules! last {
+    ($window:literal) => {
+        concat!(
+            "SELECT attempt = $1, position, mode, permits, revision FROM portunus_entry WHERE key = $2",
+            $window,
+            " ORDER BY position DESC LIMIT $3"
         )
     };
 }
@@ -144,6 +157,8 @@ sql!(
     "INSERT INTO portunus_key (key, counter) SELECT $1, floor FROM portunus_meta FOR SHARE \
      ON CONFLICT DO NOTHING"
 );
+sql!(LAST_NEAREST, [BYTEA, TEXT, INT8], last!(""));
+sql!(LAST_UNSHARED, [BYTEA, TEXT, INT8], last!(" AND (mode <> 'shared' OR attempt = $1)"));
 sql!(LOOK_NEAREST, [BYTEA, TEXT, INT8], look!(""));
 sql!(LOOK_UNSHARED, [BYTEA, TEXT, INT8], look!(" AND e.mode <> 'shared'"));
 sql!(
@@ -241,11 +256,11 @@ sql!(
 );
 sql!(LOCK_META, [], "SELECT 1 FROM portunus_meta FOR UPDATE");
 sql!(
-    /// Rows that somebody else has locked are in use.
+    /// Some of them. Rows that somebody else has locked are in use.
     PRUNE,
-    [],
+    [INT8],
     "WITH idle AS (SELECT k.key FROM portunus_key AS k WHERE NOT EXISTS \
-     (SELECT 1 FROM portunus_entry AS e WHERE e.key = k.key) FOR UPDATE SKIP LOCKED), \
+     (SELECT 1 FROM portunus_entry AS e WHERE e.key = k.key) LIMIT $1 FOR UPDATE SKIP LOCKED), \
      gone AS (DELETE FROM portunus_key AS k USING idle WHERE k.key = idle.key RETURNING k.counter), \
      raised AS (UPDATE portunus_meta SET floor = \
      greatest(floor, (SELECT max(counter) FROM gone)) RETURNING 1) \

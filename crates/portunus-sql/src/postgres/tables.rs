@@ -1,7 +1,7 @@
 //! The statements, as the locks need them.
 
 use async_trait::async_trait;
-use futures_util::future::{join, join_all, join3};
+use futures_util::future::{join, join_all};
 use portunus_core::backend::{Attempt, AttemptId, Entry, EntryId, Record, SessionId};
 use portunus_core::beat::Sighting;
 use portunus_core::clock::Moment;
@@ -12,6 +12,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
+use super::enter::Sought;
 use super::error::{STORE, constraint, harmless, is, moved};
 use super::rows::{self, bytes, entry, get, natural, number, row_id};
 use super::sql;
@@ -22,7 +23,7 @@ use crate::sessions::Beating;
 
 /// A connection to the tables.
 pub(super) struct PgTables {
-    wire: Wire,
+    pub(super) wire: Wire,
     incarnation: Incarnation,
     life: String,
 }
@@ -32,80 +33,10 @@ impl PgTables {
         Self { wire, incarnation, life }
     }
 
-    /// Locks the key's row and reads the queue, in one flight; `is_first` makes the row before.
-    async fn raise(
-        &self,
-        attempt: &Attempt,
-        key: &str,
-        is_first: bool,
-    ) -> Result<(Option<Row>, Vec<Row>), tokio_postgres::Error> {
-        let id = bytes(attempt.id);
-        let (look, limit) = sql::window(attempt);
-        let opening = async {
-            match is_first {
-                true => self.wire.run(&sql::MAKE_KEY, &[&key]).await.map(drop),
-                false => self.wire.begin().await,
-            }
-        };
-        let (opened, raised, found) = join3(
-            opening,
-            self.wire.run(&sql::RAISE, &[&key, &id.as_slice()]),
-            self.wire.run(look, &[&id.as_slice(), &key, &limit]),
-        )
-        .await;
-        // What failed first says why.
-        opened?;
-        Ok((raised?.pop(), found?))
-    }
-
-    async fn enter(&self, attempt: &Attempt, key: &str) -> Fallible<Option<Entering>> {
-        let (mut raised, mut found) = self.raise(attempt, key, false).await.map_err(harmless)?;
-        let has_own = |found: &[Row]| found.first().map_or(Ok(false), |row| get::<bool>(row, 0));
-        if raised.is_none() && !has_own(&found)? {
-            (raised, found) = self.raise(attempt, key, true).await.map_err(harmless)?;
-        }
-        let (own, before) = self.read(key, &found)?;
-        Ok(Some(match (own, raised) {
-            (Sought::Entry(own), None) => Entering::Again(own, before),
-            (Sought::Tombstone, None) => Entering::Ended,
-            (Sought::Nothing, Some(raised)) => {
-                self.check(get(&raised, 1)?)?;
-                Entering::First { position: natural(get(&raised, 0)?), before }
-            }
-            // Its row, or that of the key, has come or gone in between.
-            (Sought::Entry(_) | Sought::Tombstone, Some(_)) | (Sought::Nothing, None) => {
-                return Ok(None);
-            }
-        }))
-    }
-
-    fn read(&self, key: &str, found: &[Row]) -> Fallible<(Sought, Before)> {
-        let (mut own, mut before) = (Sought::Nothing, Vec::new());
-        for row in found {
-            if !get::<bool>(row, 0)? {
-                before.push((entry(key, row, 1)?, natural(get(row, 4)?)));
-                continue;
-            }
-            self.check(get(row, 7)?)?;
-            own = match get(row, 6)? {
-                true => Sought::Entry(Own { entry: entry(key, row, 1)?, is_marked: get(row, 5)? }),
-                false => Sought::Tombstone,
-            };
-        }
-        Ok((own, Before(before)))
-    }
-
     /// Whether it still is the database that the connection was made to.
-    fn check(&self, life: &str) -> Fallible<()> {
+    pub(super) fn check(&self, life: &str) -> Fallible<()> {
         if life == self.life { Ok(()) } else { Err(moved()) }
     }
-}
-
-/// The own row of an attempt.
-enum Sought {
-    Entry(Own),
-    Tombstone,
-    Nothing,
 }
 
 #[async_trait]
@@ -262,13 +193,9 @@ impl Tables for PgTables {
     }
 
     async fn look(&mut self, attempt: &Attempt, key: &str) -> Fallible<Option<(Own, Before)>> {
-        let (look, limit) = sql::window(attempt);
-        let id = bytes(attempt.id);
-        let found = self.wire.read(look, &[&id.as_slice(), &key, &limit]).await?;
-        let (own, before) = self.read(key, &found)?;
-        Ok(match own {
-            Sought::Entry(own) => Some((own, before)),
-            Sought::Tombstone | Sought::Nothing => None,
+        Ok(match self.find(attempt, key).await? {
+            (Sought::Entry(own), before) => Some((own, before)),
+            (Sought::Tombstone | Sought::Nothing, _) => None,
         })
     }
 
@@ -369,13 +296,21 @@ impl Tables for PgTables {
     }
 
     async fn prune(&mut self) -> Fallible<u64> {
-        let locking = self.wire.run(&sql::LOCK_META, &[]);
-        let (begun, locked) = join(self.wire.begin(), locking).await;
-        if let Err(cause) = begun.and(locked) {
-            return Err(self.wire.abandon(harmless(cause)).await);
+        let mut pruned = 0;
+        loop {
+            // Who locks a name for the first time waits for the end of this, so each is a small part.
+            let locking = self.wire.run(&sql::LOCK_META, &[]);
+            let (begun, locked) = join(self.wire.begin(), locking).await;
+            if let Err(cause) = begun.and(locked) {
+                return Err(self.wire.abandon(harmless(cause)).await);
+            }
+            let some = self.wire.finish(&sql::PRUNE, &[&BATCH]).await?;
+            let some = some.first().map_or(Ok(0), |row| get::<i64>(row, 0))?;
+            pruned += natural(some);
+            if some < BATCH {
+                return Ok(pruned);
+            }
         }
-        let pruned = self.wire.finish(&sql::PRUNE, &[]).await?;
-        pruned.first().map_or(Ok(0), |row| Ok(natural(get(row, 0)?)))
     }
 
     async fn listen(&mut self) -> Fallible<()> {
@@ -391,3 +326,6 @@ impl Tables for PgTables {
         })
     }
 }
+
+/// How many names are pruned at once.
+const BATCH: i64 = 500;

@@ -19,6 +19,8 @@ use crate::sessions::Liveness;
 /// Locks in the tables of one database. At most three connections, whatever the number of locks.
 pub(crate) struct Server<D: Database> {
     pub(super) keys: Keys,
+    /// For connections of other use.
+    pub(crate) dialer: Dialer<D>,
     pub(super) liveness: Arc<Liveness>,
     pub(super) requests: Arc<Line<D>>,
     /// For sessions alone, so that no request delays a renewal.
@@ -35,9 +37,10 @@ impl<D: Database> Server<D> {
         Self {
             keys,
             requests: Arc::new(Line::new(dialer.clone())),
-            renewals: Line::new(dialer),
+            renewals: Line::new(dialer.clone()),
             watcher: Arc::new(watcher),
             liveness,
+            dialer,
         }
     }
 

@@ -123,7 +123,7 @@ impl<'a> Errand<'a> {
 
 /// Makes connections.
 #[derive(Debug)]
-pub(super) struct Dialer<D> {
+pub(crate) struct Dialer<D> {
     pub(super) database: Arc<D>,
     pub(super) liveness: Arc<Liveness>,
     pub(super) clock: Arc<dyn Clock>,
@@ -131,17 +131,9 @@ pub(super) struct Dialer<D> {
 
 impl<D: Database> Dialer<D> {
     /// Makes one. Whatever fails in that, nothing was applied that was asked for.
-    pub(super) async fn connect(&self) -> Fallible<D::Tables> {
-        let until = self.liveness.beats.stamp().after(LONGEST);
-        let connected = tokio::select! {
-            biased;
-            connected = self.database.connect(PATIENCE) => connected,
-            () = self.clock.sleep_until(until) => {
-                let error = Error::new(ErrorKind::Unavailable, D::STORE, "connect");
-                return Err(error.with_detail("the server does not answer").into());
-            }
-        };
-        connected.map_err(|failure| match failure {
+    pub(crate) async fn connect(&self) -> Fallible<D::Tables> {
+        let connecting = self.database.connect(PATIENCE);
+        self.limited(LONGEST, connecting).await.map_err(|failure| match failure {
             Failure::Sql { kind: ErrorKind::Unconfirmed, detail, cause, .. } => Failure::Sql {
                 kind: ErrorKind::Unavailable,
                 detail,
@@ -150,6 +142,26 @@ impl<D: Database> Dialer<D> {
             },
             other => other,
         })
+    }
+
+    /// Awaits what the server does, for at most `span`: a connection may fall silent without a word. Then
+    /// it is not to be used on.
+    pub(crate) async fn limited<T>(
+        &self,
+        span: Duration,
+        done: impl Future<Output = Fallible<T>>,
+    ) -> Fallible<T> {
+        let until = self.liveness.beats.stamp().after(span);
+        tokio::select! {
+            biased;
+            done = done => done,
+            () = self.clock.sleep_until(until) => Err(Failure::Sql {
+                kind: ErrorKind::Unavailable,
+                detail: "".into(),
+                cause: "the server does not answer".into(),
+                spares_connection: false,
+            }),
+        }
     }
 }
 
@@ -170,5 +182,6 @@ pub(super) fn lost<D: Database>(operation: &'static str) -> Error {
 /// How long a statement may wait for a row that somebody else's transaction holds. Short, because all
 /// requests of a manager share one connection.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// How long making a connection may take; then the next one begins with the next server.
-const LONGEST: Duration = Duration::from_secs(3);
+/// How long making a connection may take; then the next one begins with the next server. As long as that
+/// is waited for an answer where the engine bounds nothing.
+pub(crate) const LONGEST: Duration = Duration::from_secs(3);

@@ -2,9 +2,10 @@
 //! of its own only implements [`Tables`](tables::Tables).
 
 mod backend;
+pub(crate) mod config;
 mod enter;
 pub(crate) mod failure;
-mod line;
+pub(crate) mod line;
 mod observer;
 mod session;
 mod standings;

@@ -11,7 +11,7 @@ use portunus_core::name::LockName;
 
 use super::backend::{Server, position_of};
 use super::failure::Fallible;
-use super::line::{Errand, Line};
+use super::line::{Errand, LONGEST, Line};
 use super::session::{settle_for_a_reader, settle_for_a_try};
 use super::tables::{Database, Tables};
 use super::watch::{Subject, Watcher};
@@ -79,8 +79,10 @@ impl<D: Database> Server<D> {
         };
         let keys = taken.end(listed)?;
         let is_full = keys.len() == usize::try_from(PAGE).unwrap_or(usize::MAX);
-        let names: Vec<LockName> = keys.iter().filter_map(|key| self.keys.name_of(key)).collect();
-        let next = names.last().filter(|_| is_full).map(|last| last.as_str().to_owned());
+        let names = keys.iter().filter_map(|key| self.keys.name_of(key)).collect();
+        // The last that was read, whoever wrote it: a page may be full of keys that are no names.
+        let last = keys.last().filter(|_| is_full);
+        let next = last.and_then(|key| key.strip_prefix(&self.keys.begin(""))).map(str::to_owned);
         Ok(NamePage { names, next })
     }
 
@@ -94,11 +96,16 @@ impl<D: Database> Server<D> {
         Ok(evicted)
     }
 
-    /// Ends those who are dead, as one does who was turned away; whether there were any.
+    /// Ends those who are dead, as one does who was turned away; whether there were any. For one who has no
+    /// engine that bounds it.
     pub(crate) async fn settle(&self) -> Result<bool> {
-        let mut taken = self.requests.take(Errand::of_all("settle")).await?;
-        let settled = settle_for_a_try(&mut taken.tables, &self.liveness).await;
-        taken.end(settled)
+        let settling = async {
+            let mut taken = self.requests.take(Errand::of_all("settle")).await?;
+            let settled = settle_for_a_try(&mut taken.tables, &self.liveness).await;
+            Ok(taken.end(settled)?)
+        };
+        let settled = self.dialer.limited(LONGEST, settling).await;
+        settled.map_err(|failure| Errand::of_all("settle").fail::<D>(failure))
     }
 
     pub(crate) async fn probe(&self) -> Result<Probe> {

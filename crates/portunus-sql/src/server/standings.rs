@@ -30,12 +30,16 @@ impl Standings {
         self.rows.first().copied()
     }
 
-    pub(super) fn at(&self, position: u64) -> Seen {
+    /// The last position of which it knows whether it stands.
+    pub(super) fn known_to(&self) -> u64 {
         let is_whole = u32::try_from(self.rows.len()).is_ok_and(|length| length < self.limit);
-        let last = self.rows.last().map_or(0, |(last, _)| *last);
+        if is_whole { u64::MAX } else { self.rows.last().map_or(0, |(last, _)| *last) }
+    }
+
+    pub(super) fn at(&self, position: u64) -> Seen {
         match self.rows.binary_search_by_key(&position, |(position, _)| *position) {
             Ok(at) => Seen::Standing(self.rows[at].1),
-            Err(_) if is_whole || position < last => Seen::Gone,
+            Err(_) if position < self.known_to() => Seen::Gone,
             Err(_) => Seen::Beyond,
         }
     }

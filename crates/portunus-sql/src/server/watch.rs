@@ -123,14 +123,15 @@ impl<D: Database> Running<D> {
         let shared = &*self.0;
         let mut eye: Option<Eye<D::Tables>> = None;
         while let Some(look) = next(shared, &mut eye).await {
-            let looked = async {
+            let looking = async {
                 let eye = match &mut eye {
                     Some(eye) => eye,
                     None => eye.insert(Eye::open(shared).await?),
                 };
                 eye.look(shared, look).await
             };
-            if let Err(failure) = looked.await {
+            let looked = shared.dialer.limited(LONGEST, looking).await;
+            if let Err(failure) = looked {
                 // Those who wait look for themselves, and come back.
                 eye = None;
                 shared.is_told.store(false, Ordering::Relaxed);
@@ -150,11 +151,11 @@ impl<D: Database> Running<D> {
 }
 
 /// What to look at.
-enum Look {
-    /// These keys, for something was said of them.
-    At(HashSet<String>),
-    /// All, for it is time.
-    All,
+struct Look {
+    /// Keys of which something was said.
+    said: HashSet<String>,
+    /// It is time to look at all.
+    is_timed: bool,
 }
 
 /// Waits until there is something to look at; `None` at the end.
@@ -165,7 +166,6 @@ async fn next<D: Database>(shared: &Shared<D>, eye: &mut Option<Eye<D::Tables>>)
             if state.is_over {
                 return None;
             }
-            state.watches.sweep();
             let mut keys = std::mem::take(&mut state.nudged);
             if state.watches.has_fresh() {
                 keys.extend(state.watches.take_fresh());
@@ -174,10 +174,15 @@ async fn next<D: Database>(shared: &Shared<D>, eye: &mut Option<Eye<D::Tables>>)
                 }
             }
             keys.retain(|key| state.watches.has(key, |_| true));
-            if !keys.is_empty() {
-                return Some(Look::At(keys));
+            let has_waiters = !state.watches.is_empty();
+            // However often something is said of some keys: of the others perhaps nothing ever is.
+            let is_due =
+                |eye: &Eye<_>| has_waiters && shared.dialer.liveness.beats.is_past(eye.next);
+            let is_timed = eye.as_ref().is_some_and(is_due);
+            if is_timed || !keys.is_empty() {
+                return Some(Look { said: keys, is_timed });
             }
-            !state.watches.is_empty()
+            has_waiters
         };
         let Some(eye) = eye else {
             // Each who comes is new, and makes it look.
@@ -198,10 +203,10 @@ async fn next<D: Database>(shared: &Shared<D>, eye: &mut Option<Eye<D::Tables>>)
                     shared.state().nudged.extend(keys);
                 }
                 // The next look says why.
-                Err(_) => return Some(Look::All),
+                Err(_) => return Some(Look { said: HashSet::new(), is_timed: true }),
             },
             () = shared.wake.notified() => {}
-            () = pause => return Some(Look::All),
+            () = pause => {}
         }
     }
 }
@@ -253,13 +258,16 @@ impl<T: Tables> Eye<T> {
                 Err(failure) => return Err(failure),
             }
         }
-        let is_timed = matches!(look, Look::All);
+        let Look { said, is_timed } = look;
         let is_whole = is_timed && beats.is_past(self.whole);
-        let (keys, most_blockers) = {
-            let state = shared.state();
-            let keys = match look {
-                Look::At(keys) => keys.into_iter().collect(),
-                Look::All => state.watches.keys(),
+        let (keys, most_blockers): (Vec<_>, _) = {
+            let mut state = shared.state();
+            let keys = match is_timed {
+                true => {
+                    state.watches.sweep();
+                    state.watches.keys()
+                }
+                false => said.iter().cloned().collect(),
             };
             (keys, state.watches.most_blockers())
         };
@@ -280,9 +288,10 @@ impl<T: Tables> Eye<T> {
                 come.extend(state.watches.take_come(key, standings));
             }
         }
-        let is_turn = |watch: &Watch| matches!(watch.subject, Subject::Turn { .. });
-        if is_timed && come.iter().any(is_turn) {
-            // Nobody told.
+        let is_untold = |watch: &Watch| {
+            matches!(watch.subject, Subject::Turn { .. }) && !said.contains(&watch.key)
+        };
+        if come.iter().any(is_untold) {
             shared.is_told.store(false, Ordering::Relaxed);
         }
         come.into_iter().for_each(|watch| drop(watch.tell.send(Ok(()))));
@@ -314,6 +323,9 @@ impl<T: Tables> Eye<T> {
     }
 }
 
+/// How long a look may take. Then its connection has fallen silent, and those who wait look for
+/// themselves.
+const LONGEST: Duration = Duration::from_secs(5);
 /// How often it looks while nothing is told: a hand-over between processes takes that long.
 const QUICK: Duration = Duration::from_millis(25);
 /// How often otherwise.

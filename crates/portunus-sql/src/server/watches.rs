@@ -33,8 +33,12 @@ pub(super) struct Watch {
 #[derive(Debug, Default)]
 pub(super) struct Watches {
     by_number: BTreeMap<u64, Watch>,
-    by_key: HashMap<String, BTreeSet<u64>>,
+    /// Each by the [first position](Subject::first_position) that it needs to know of: ten thousand who
+    /// wait behind what was read are not asked.
+    by_key: HashMap<String, BTreeSet<(u64, u64)>>,
     next: u64,
+    /// At least as many as the most blockers of one that waits.
+    most_blockers: usize,
     /// Keys with somebody new: what is waited for may have come before.
     fresh: HashSet<String>,
 }
@@ -43,6 +47,22 @@ impl Subject {
     /// Whether it waits for others: not so one that holds.
     pub(super) fn awaits_others(&self) -> bool {
         !matches!(self, Self::Turn { blockers, .. } if blockers.is_empty())
+    }
+
+    fn first_position(&self) -> u64 {
+        match self {
+            Self::Turn { own, blockers, .. } => {
+                blockers.iter().fold(*own, |first, at| first.min(*at))
+            }
+            Self::Head { .. } => 0,
+        }
+    }
+
+    fn blockers(&self) -> usize {
+        match self {
+            Self::Turn { blockers, .. } => blockers.len(),
+            Self::Head { .. } => 0,
+        }
     }
 
     fn has_come(&self, standings: &Standings) -> bool {
@@ -68,7 +88,9 @@ impl Watches {
         let number = self.next;
         self.next += 1;
         self.fresh.insert(watch.key.clone());
-        self.by_key.entry(watch.key.clone()).or_default().insert(number);
+        let place = (watch.subject.first_position(), number);
+        self.by_key.entry(watch.key.clone()).or_default().insert(place);
+        self.most_blockers = self.most_blockers.max(watch.subject.blockers());
         self.by_number.insert(number, watch);
     }
 
@@ -79,7 +101,7 @@ impl Watches {
     /// Whether somebody waits at this key who fits.
     pub(super) fn has(&self, key: &str, fits: impl Fn(&Subject) -> bool) -> bool {
         let numbers = self.by_key.get(key).into_iter().flatten();
-        let mut watches = numbers.filter_map(|number| self.by_number.get(number));
+        let mut watches = numbers.filter_map(|(_, number)| self.by_number.get(number));
         watches.any(|watch| !watch.tell.is_closed() && fits(&watch.subject))
     }
 
@@ -99,18 +121,16 @@ impl Watches {
         std::mem::take(&mut self.fresh)
     }
 
-    /// The most blockers that one of those who wait has.
+    /// How many rows of a queue decide about one of those who wait, at most.
     pub(super) fn most_blockers(&self) -> usize {
-        let blockers = |watch: &Watch| match &watch.subject {
-            Subject::Turn { blockers, .. } => blockers.len(),
-            Subject::Head { .. } => 0,
-        };
-        self.by_number.values().map(blockers).max().unwrap_or(0)
+        self.most_blockers
     }
 
     /// Takes out those at a key whose wait is over.
     pub(super) fn take_come(&mut self, key: &str, standings: &Standings) -> Vec<Watch> {
-        let numbers = self.by_key.get(key).into_iter().flatten().copied();
+        let last = standings.known_to();
+        let places = self.by_key.get(key).into_iter().flatten();
+        let numbers = places.take_while(|(first, _)| *first <= last).map(|(_, number)| *number);
         let has_come = |number: &u64| {
             self.by_number.get(number).is_some_and(|watch| watch.subject.has_come(standings))
         };
@@ -124,6 +144,8 @@ impl Watches {
         for number in self.by_number.iter().filter_map(closed).collect::<Vec<_>>() {
             self.remove(number);
         }
+        let blockers = self.by_number.values().map(|watch| watch.subject.blockers());
+        self.most_blockers = blockers.max().unwrap_or(0);
     }
 
     pub(super) fn clear(&mut self) -> Vec<Watch> {
@@ -135,7 +157,7 @@ impl Watches {
     fn remove(&mut self, number: u64) -> Option<Watch> {
         let watch = self.by_number.remove(&number)?;
         if let Some(numbers) = self.by_key.get_mut(&watch.key) {
-            numbers.remove(&number);
+            numbers.remove(&(watch.subject.first_position(), number));
             if numbers.is_empty() {
                 self.by_key.remove(&watch.key);
                 self.fresh.remove(&watch.key);

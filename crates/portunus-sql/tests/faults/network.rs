@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use portunus_core::error::ErrorKind;
+use portunus_core::name::LockName;
 use portunus_testkit::cluster::{Cluster, MariaDb, Postgres};
 use portunus_testkit::proxy::{Direction, Proxy};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
-use crate::scene::{PATIENCE, TTL, acquire, by, open, within};
+use crate::scene::{PATIENCE, TTL, acquire, backend, by, open, within};
+
+/// How long the engine would wait for an answer.
+const SHORT: Duration = Duration::from_secs(3);
 
 /// What a server shows of transactions that stand idle, `0` without any.
 const IDLE_POSTGRES: &[&str] = &[
@@ -88,6 +94,49 @@ async fn a_silent_network_is_a_loss_by_the_deadline(server: &Cluster, url: &str)
     })
     .await;
     again.release().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn who_follows_by_a_connection_of_postgres_that_fell_silent_is_told() {
+    let server = Postgres::shared().await.unwrap();
+    who_follows_by_a_connection_that_fell_silent_is_told(&server, &server.url()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn who_follows_by_a_connection_of_mariadb_that_fell_silent_is_told() {
+    let server = MariaDb::shared().await.unwrap();
+    who_follows_by_a_connection_that_fell_silent_is_told(&server, &server.url()).await;
+}
+
+/// No engine bounds its waiting. A firewall that lost its state drops what comes by the connections that it
+/// knew, without a word.
+async fn who_follows_by_a_connection_that_fell_silent_is_told(server: &Cluster, url: &str) {
+    let proxy = Proxy::start(server.endpoint(0)).await.unwrap();
+    let follower = backend(&by(url, proxy.address()));
+    let name = LockName::new("followed").unwrap();
+    let mut heads = follower.follow(&name, 0).await.unwrap();
+    assert_eq!(heads.next().await.unwrap().unwrap().holder, None);
+    // It watches by a connection of its own, which is there when it has told of something.
+    let other = open(url, TTL).await.unwrap();
+    let guard = other.lock("followed").unwrap().acquire().await.unwrap();
+    let head = within(PATIENCE, "it is told of the holder", heads.next()).await.unwrap().unwrap();
+    assert_eq!(head.as_of, guard.token().value());
+    proxy.forget();
+    let told = within(PATIENCE, "it is told of the silence", heads.next()).await.unwrap();
+    assert_eq!(told.unwrap_err().kind(), ErrorKind::Unavailable);
+    let mut heads = within(PATIENCE, "the rest is given up", async {
+        loop {
+            let followed = timeout(SHORT, follower.follow(&name, 0)).await;
+            if let Ok(Ok(heads)) = followed {
+                return heads;
+            }
+        }
+    })
+    .await;
+    assert!(heads.next().await.unwrap().unwrap().holder.is_some());
+    guard.release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

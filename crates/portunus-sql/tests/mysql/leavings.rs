@@ -127,3 +127,18 @@ async fn all_of_a_session_goes_with_its_row() {
     scene.root(&format!("DELETE FROM {}.portunus_session", scene.database)).await;
     assert_eq!((scene.count("entry").await, scene.count("sighting").await), (0, 0));
 }
+
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn four_thousand_grants_leave_a_row_for_each_key() {
+    let scene = Scene::new().await;
+    let client = &scene.client(LONG).await;
+    join_all((0..20).map(|key| async move {
+        for _ in 0..200 {
+            let (held, _) = client.hold(&format!("k{key}")).await;
+            client.backend.leave(&client.session, &held, false).await.unwrap();
+        }
+    }))
+    .await;
+    assert_eq!((scene.count("key").await, scene.count("entry").await), (20, 0));
+}

@@ -1,12 +1,18 @@
 //! A lock that ends with the caller's own transaction.
 
+use std::time::Duration;
+
 use mysql_async::prelude::Queryable;
 use mysql_async::{IsolationLevel, TxOpts};
 use portunus_core::backend::LockBackend;
 use portunus_core::error::ErrorKind;
 use portunus_core::name::LockName;
+use portunus_testkit::proxy::Proxy;
 
-use crate::{LONG, Scene, attempt, held, kind};
+use crate::{LOGIN, LONG, Scene, attempt, held, kind};
+
+/// Somewhat more than the limits of three requests.
+const SOON: Duration = Duration::from_secs(20);
 
 fn options(level: IsolationLevel) -> TxOpts {
     let mut options = TxOpts::default();
@@ -124,6 +130,25 @@ async fn a_witness_that_was_killed_is_replaced() {
         for id in ids {
             raw.query_drop(format!("KILL CONNECTION {id}")).await.unwrap();
         }
+    }
+}
+
+/// It takes the store's word for nothing, and waits for none: meanwhile the name's row is locked.
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn a_witness_that_fell_silent_is_replaced() {
+    let scene = Scene::new().await;
+    let proxy = Proxy::start(scene.server.endpoint(0)).await.unwrap();
+    let url = scene.url(LOGIN).replace(&scene.server.endpoint(0), &proxy.address().to_string());
+    let (backend, name) = (crate::backend(&url), LockName::new("a").unwrap());
+    let mut raw = scene.raw().await;
+    for _ in 0..2 {
+        let mut transaction = raw.start_transaction(TxOpts::default()).await.unwrap();
+        let taking = backend.acquire_in(&mut transaction, &name);
+        let taken = tokio::time::timeout(SOON, taking).await.expect("it waits for the silent one");
+        taken.unwrap().unwrap();
+        transaction.rollback().await.unwrap();
+        proxy.forget();
     }
 }
 

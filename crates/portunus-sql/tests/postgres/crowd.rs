@@ -8,14 +8,14 @@ use tokio::time::timeout;
 
 use crate::Scene;
 
-const WAITERS: usize = 1_000;
+const WAITERS: usize = 10_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs a server: `cargo xtask test`"]
-async fn a_thousand_waiters_share_three_connections() {
+async fn ten_thousand_waiters_share_three_connections() {
     let scene = Scene::new().await;
     let manager = LockManager::builder(scene.backend())
-        .ttl(Duration::from_secs(60))
+        .ttl(Duration::from_secs(20))
         .max_waiters(WAITERS)
         .open()
         .await
