@@ -15,6 +15,11 @@ use portunus_core::url::StoreUrl;
 /// | `zookeeper://[user:password@]host[:port],…[/chroot]` | ZooKeeper | `zookeeper` |
 /// | `mysql://[user:password@]host[:port],…/database` | MySQL or MariaDB | `mysql` |
 /// | `postgres://[user:password@]host[:port],…/database`, `postgresql://…` | a PostgreSQL database | `postgres` |
+/// | `redis://[user:password@]host[:port][/db]` | one Redis server | `redis` |
+/// | `redis://host[:port],…[/db]?sentinel=<master>` | the master that these Sentinels watch | `redis` |
+/// | `redis://host[:port],…?cluster=true` | one master of a Redis cluster, by the namespace | `redis` |
+/// | `rediss://…` | Redis over TLS, short for `?tls=true` | `redis` |
+/// | `redlock://[user:password@]host[:port],…[/db]` | Redlock over independent masters | `redis` |
 /// | `sqlite:PATH`, `sqlite:///PATH` | an SQLite file; relative to where the process is, or absolute | `sqlite` |
 /// | `sqlite:` | the user's own: `$XDG_STATE_HOME/portunus/locks.db`, else `~/.local/state/portunus/locks.db` | `sqlite` |
 ///
@@ -31,6 +36,8 @@ use portunus_core::url::StoreUrl;
 /// | `zookeeper` | `namespace`, `layout`, `acl`, `tls`, `ca`, `cert`, `key` |
 /// | `mysql` | `namespace`, `tls`, `ca`, `cert`, `key` |
 /// | `postgres` | `namespace`, `tls`, `ca`, `cert`, `key` |
+/// | `redis` | `namespace`, `layout`, `sentinel`, `cluster`, `tls`, `ca`, `cert`, `key` |
+/// | `redlock` | `namespace`, `layout`, `tls`, `ca`, `cert`, `key` |
 /// | `sqlite` | `namespace` |
 ///
 /// [`builder`] goes on from a URL in code.
@@ -114,6 +121,13 @@ pub fn builder(url: impl AsRef<str>) -> Result<ManagerBuilder> {
         }
         #[cfg(not(feature = "postgres"))]
         "postgres" | "postgresql" => return Err(feature_off("postgres")),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redlock" => {
+            let config = portunus_redis::RedisConfig::from_url(&mut url)?;
+            LockManager::builder(portunus_redis::Redis::new(config)?)
+        }
+        #[cfg(not(feature = "redis"))]
+        "redis" | "rediss" | "redlock" => return Err(feature_off("redis")),
         #[cfg(feature = "sqlite")]
         "sqlite" => {
             let config = portunus_sql::sqlite::SqliteConfig::from_url(&mut url)?;
@@ -140,6 +154,7 @@ fn memory(url: &StoreUrl) -> Result<Memory> {
     feature = "etcd",
     feature = "mysql",
     feature = "postgres",
+    feature = "redis",
     feature = "sqlite",
     feature = "zookeeper"
 )))]
@@ -155,5 +170,5 @@ fn invalid(detail: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 }
 
 /// Every scheme of the grammar, whatever this build's features.
-const SCHEMES: &str =
-    "`memory`, `etcd`, `etcds`, `zookeeper`, `mysql`, `postgres`, `postgresql`, `sqlite`";
+const SCHEMES: &str = "`memory`, `etcd`, `etcds`, `zookeeper`, `mysql`, `postgres`, `postgresql`, \
+    `redis`, `rediss`, `redlock`, `sqlite`";

@@ -9,6 +9,9 @@ pub mod etcd_or_zookeeper {}
 #[doc = include_str!("../docs/fencing.md")]
 pub mod fencing {}
 
+#[doc = include_str!("../docs/redlock.md")]
+pub mod redlock {}
+
 #[doc = include_str!("../docs/sql.md")]
 pub mod sql {}
 

@@ -53,6 +53,13 @@ pub mod postgres {
     pub use portunus_sql::postgres::{MAX_VALUE_BYTES, Postgres, PostgresConfig, schema_sql};
 }
 
+/// The Redis store, one server or Redlock over several, to be configured in code; [`connect`] does
+/// it from a URL.
+#[cfg(feature = "redis")]
+pub mod redis {
+    pub use portunus_redis::{Layout, MAX_VALUE_BYTES, Redis, RedisConfig};
+}
+
 /// The SQLite store, to be configured in code; [`connect`] does it from a URL.
 #[cfg(feature = "sqlite")]
 pub mod sqlite {

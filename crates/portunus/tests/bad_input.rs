@@ -36,14 +36,17 @@ async fn a_url_that_is_none() {
 
 #[tokio::test]
 async fn an_unknown_scheme_lists_the_known() {
-    let known = ["`consul`", "`memory`", "`etcd`", "`etcds`", "`zookeeper`", "`sqlite`"];
+    let known =
+        ["`consul`", "`memory`", "`etcd`", "`zookeeper`", "`redis`", "`redlock`", "`sqlite`"];
     assert_refused("consul://u:s3cret@a", ErrorKind::Invalid, &known).await;
 }
 
 #[tokio::test]
 async fn a_password_with_unescaped_signs_is_not_shown() {
     for sign in ["/", "?", "#", "&", "%", ":", "@"] {
-        for scheme in ["etcd", "zookeeper", "sqlite", "memory", "consul"] {
+        for scheme in
+            ["etcd", "zookeeper", "postgres", "mysql", "redis", "sqlite", "memory", "consul"]
+        {
             refused(&format!("{scheme}://u:s3cret{sign}s3cret@127.0.0.1:1?typo=1")).await;
             let brief = "connect_timeout=100ms";
             refused(&format!("{scheme}://u:1{sign}s3cret@127.0.0.1:1?{brief}")).await;
@@ -233,7 +236,14 @@ async fn a_call_after_the_shutdown() {
     assert!(error.to_string().contains("shut down; nothing is held"), "{error}");
 }
 
-#[cfg(not(all(feature = "etcd", feature = "sqlite", feature = "zookeeper")))]
+#[cfg(not(all(
+    feature = "etcd",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "redis",
+    feature = "sqlite",
+    feature = "zookeeper"
+)))]
 #[tokio::test]
 async fn a_feature_that_is_off() {
     let urls = [
@@ -241,6 +251,12 @@ async fn a_feature_that_is_off() {
         ("etcd", "etcd://u:s3cret@a"),
         #[cfg(not(feature = "etcd"))]
         ("etcd", "etcds://a?ca=x"),
+        #[cfg(not(feature = "mysql"))]
+        ("mysql", "mysql://u:s3cret@a/b"),
+        #[cfg(not(feature = "postgres"))]
+        ("postgres", "postgres://u:s3cret@a/b"),
+        #[cfg(not(feature = "redis"))]
+        ("redis", "redlock://u:s3cret@a,b,c/1"),
         #[cfg(not(feature = "zookeeper"))]
         ("zookeeper", "zookeeper://u:s3cret@a/b"),
         #[cfg(not(feature = "sqlite"))]
@@ -253,20 +269,34 @@ async fn a_feature_that_is_off() {
 }
 
 /// A refused port, and one that takes the connection and never says a word.
-#[cfg(any(feature = "etcd", feature = "zookeeper"))]
-async fn no_server_is_an_error_within_the_connect_timeout(scheme: &str) {
+#[tokio::test]
+async fn no_server_is_an_error_within_the_connect_timeout() {
     let listen = || std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = |listener: &std::net::TcpListener| listener.local_addr().expect("an address");
     let (mute, closed) = (listen(), address(&listen()));
     let tried = [closed.to_string(), address(&mute).to_string()];
-    for hosts in [tried[0].clone(), tried[1].clone(), tried.join(",")] {
-        let url = format!("{scheme}://u:s3cret@{hosts}?connect_timeout=1s");
-        let limit = tokio::time::timeout(Duration::from_secs(3), refused(&url));
-        let error = limit.await.expect("late");
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
-        let text = format!("{error:#}");
-        assert!(text.contains("within 1s"), "{text}");
-        assert!(tried.iter().any(|host| text.contains(host)), "nothing tried is named: {text}");
+    let stores: &[(&str, &str)] = &[
+        #[cfg(feature = "etcd")]
+        ("etcd", ""),
+        #[cfg(feature = "mysql")]
+        ("mysql", "/shop"),
+        #[cfg(feature = "postgres")]
+        ("postgres", "/shop"),
+        #[cfg(feature = "redis")]
+        ("redlock", ""),
+        #[cfg(feature = "zookeeper")]
+        ("zookeeper", ""),
+    ];
+    for (scheme, path) in stores {
+        for hosts in [tried[0].clone(), tried[1].clone(), tried.join(",")] {
+            let url = format!("{scheme}://u:s3cret@{hosts}{path}?connect_timeout=1s");
+            let limit = tokio::time::timeout(Duration::from_secs(3), refused(&url));
+            let error = limit.await.unwrap_or_else(|_| panic!("late: {url}"));
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
+            let text = format!("{error:#}");
+            assert!(text.contains("within 1s"), "{text}");
+            assert!(tried.iter().any(|host| text.contains(host)), "it names no server: {text}");
+        }
     }
 }
 
@@ -315,11 +345,6 @@ mod etcd {
             format!("etcds://a?ca={}", env!("CARGO_MANIFEST_DIR").to_owned() + "/Cargo.toml");
         assert_refused(&not_pem, ErrorKind::Invalid, &["Cargo.toml", "PEM"]).await;
     }
-
-    #[tokio::test]
-    async fn no_server_is_an_error_within_the_connect_timeout() {
-        super::no_server_is_an_error_within_the_connect_timeout("etcd").await;
-    }
 }
 
 #[cfg(feature = "sqlite")]
@@ -367,10 +392,5 @@ mod zookeeper {
         ] {
             assert_refused(url, ErrorKind::Invalid, &[word]).await;
         }
-    }
-
-    #[tokio::test]
-    async fn no_server_is_an_error_within_the_connect_timeout() {
-        super::no_server_is_an_error_within_the_connect_timeout("zookeeper").await;
     }
 }

@@ -22,6 +22,7 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, ValueEnum)]
 enum Backend {
     Etcd,
+    Redis,
     #[value(name = "zookeeper")]
     ZooKeeper,
 }
@@ -34,6 +35,13 @@ impl Backend {
                 "portunus",
                 "portunus-etcd",
                 "portunus-fence",
+                "portunus-testkit",
+                "portunus-tests",
+            ],
+            Self::Redis => &[
+                "portunus",
+                "portunus-fence",
+                "portunus-redis",
                 "portunus-testkit",
                 "portunus-tests",
             ],

@@ -6,11 +6,23 @@
 //! PORTUNUS_BENCH_MYSQL=user:password@127.0.0.1:3306/database \
 //!     cargo bench -p portunus --features mysql --bench lock
 //! PORTUNUS_BENCH_POSTGRES=user:password@127.0.0.1:5432/database cargo bench -p portunus --features postgres --bench lock
+//! PORTUNUS_BENCH_REDIS=127.0.0.1:6379 PORTUNUS_BENCH_REDLOCK=127.0.0.1:6380,127.0.0.1:6381,127.0.0.1:6382 \
+//!     cargo bench -p portunus --features redis --bench lock
 //! PORTUNUS_BENCH_SQLITE=/var/tmp/bench.db cargo bench -p portunus --features sqlite --bench lock
 //! ```
 //!
 //! Without these variables only the memory store is measured. Each figure stands beside its baseline;
 //! on a shared machine the ratios tell, the absolute figures only their order of magnitude.
+#![cfg_attr(
+    not(any(
+        feature = "etcd",
+        feature = "mysql",
+        feature = "postgres",
+        feature = "sqlite",
+        feature = "zookeeper"
+    )),
+    allow(dead_code, reason = "Redis has exclusive locks alone, and none of the recipes")
+)]
 
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -22,10 +34,13 @@ mod postgres;
     feature = "etcd",
     feature = "mysql",
     feature = "postgres",
+    feature = "redis",
     feature = "sqlite",
     feature = "zookeeper"
 ))]
 mod recipes;
+#[cfg(feature = "redis")]
+mod redis;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "zookeeper")]
@@ -68,6 +83,17 @@ fn main() -> Result<()> {
         runtime.block_on(postgres::throughput(&place))?;
         store.measure(&runtime, async || postgres::Postgres::connect(&place).await)?;
     }
+    #[cfg(feature = "redis")]
+    if let Some(host) = hosts("redis", "PORTUNUS_BENCH_REDIS") {
+        let store = Store { name: "redis", ttl: 6, hosts: &host, requests: redis::requests };
+        runtime.block_on(redis::throughput(&host))?;
+        runtime.block_on(redis::renewals(&host))?;
+        store.measure_exclusive(&runtime, async || redis::Redis::connect(&host).await)?;
+    }
+    #[cfg(feature = "redis")]
+    if let Some(hosts) = hosts("redlock", "PORTUNUS_BENCH_REDLOCK") {
+        runtime.block_on(redis::redlock(&hosts))?;
+    }
     #[cfg(feature = "sqlite")]
     if let Some(path) = hosts("sqlite", "PORTUNUS_BENCH_SQLITE") {
         let store = Store { name: "sqlite", ttl: 6, hosts: &path, requests: sqlite::requests };
@@ -108,12 +134,25 @@ impl Store<'_> {
         runtime: &Runtime,
         connect: impl AsyncFn() -> Result<R>,
     ) -> Result<()> {
-        let Self { name, ttl, hosts, .. } = self;
-        let url = format!("{name}://{hosts}?ttl={ttl}s&namespace=portunus-bench");
+        runtime.block_on(async { self.recipes(connect().await?, &self.url()).await })?;
+        self.measure_exclusive(runtime, connect)
+    }
+
+    /// The same for a store that has exclusive locks alone.
+    fn measure_exclusive<R: Raw>(
+        &self,
+        runtime: &Runtime,
+        connect: impl AsyncFn() -> Result<R>,
+    ) -> Result<()> {
+        let url = self.url();
         self.pair(runtime, &connect, &url)?;
-        runtime.block_on(async { self.recipes(connect().await?, &url).await })?;
         runtime.block_on(self.hand_over(&url))?;
         runtime.block_on(self.held(&url))
+    }
+
+    fn url(&self) -> String {
+        let Self { name, ttl, hosts, .. } = self;
+        format!("{name}://{hosts}?ttl={ttl}s&namespace=portunus-bench")
     }
 }
 
