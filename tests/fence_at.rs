@@ -1,6 +1,7 @@
 //! A fence from a URL: what the tests that end processes, and the process that they end, both open.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use portunus_fence::etcd::EtcdFence;
 use portunus_fence::mysql::MysqlFence;
@@ -38,7 +39,12 @@ pub(crate) async fn fence_at(url: &str) -> Arc<dyn Fence> {
         }
         "redis" => {
             let client = redis::Client::open(url).expect("a URL");
-            let connection = client.get_multiplexed_async_connection().await.expect("a server");
+            // By itself the client gives up after half a second, which a busy machine may need.
+            let patient = redis::AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(Duration::from_secs(20)))
+                .set_response_timeout(Some(Duration::from_secs(20)));
+            let connection = client.get_multiplexed_async_connection_with_config(&patient).await;
+            let connection = connection.expect("a server");
             Arc::new(RedisFence::new(connection))
         }
         "etcd" => {

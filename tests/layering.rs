@@ -33,8 +33,9 @@ const TIMED: [&str; 6] = ["beat", "clock", "guard", "handle", "keeper", "memory"
 
 /// The facade's stores: the crate, a client library that it may bring, and where the files
 /// for it are.
-const BACKENDS: [(&str, &str, &str); 5] = [
+const BACKENDS: [(&str, &str, &str); 6] = [
     ("portunus-etcd", "etcd-client", "src"),
+    ("portunus-redis", "redis", "src"),
     ("portunus-sql", "mysql_async", "src/mysql"),
     ("portunus-sql", "rusqlite", "src/sqlite"),
     ("portunus-sql", "tokio-postgres", "src/postgres"),

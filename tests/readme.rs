@@ -16,6 +16,7 @@ const END: &str = "<!-- capabilities: end -->";
         feature = "etcd",
         feature = "mysql",
         feature = "postgres",
+        feature = "redis",
         feature = "sqlite",
         feature = "zookeeper"
     )),
@@ -50,6 +51,8 @@ fn stores() -> Vec<Capabilities> {
         postgres(),
         #[cfg(feature = "mysql")]
         mysql(),
+        #[cfg(feature = "redis")]
+        redis(),
         #[cfg(feature = "sqlite")]
         sqlite(),
     ]
@@ -87,6 +90,14 @@ fn mysql() -> Capabilities {
 
     let config = MysqlConfig::new(["localhost"], "locks").expect("a configuration");
     Mysql::new(config).expect("a backend").capabilities()
+}
+
+#[cfg(feature = "redis")]
+fn redis() -> Capabilities {
+    use portunus::redis::{Redis, RedisConfig};
+
+    let config = RedisConfig::new(["localhost"]).expect("a configuration");
+    Redis::new(config).expect("a backend").capabilities()
 }
 
 #[cfg(feature = "sqlite")]
@@ -133,7 +144,7 @@ fn strength(strength: TokenStrength) -> &'static str {
     match strength {
         TokenStrength::Strong => "always, whatever minority of nodes fails",
         TokenStrength::Durable => "as long as the store keeps what it acknowledged",
-        TokenStrength::Weak => "until the store fails over: no basis for a fence",
+        TokenStrength::Weak => "until a server fails over or forgets: no basis for a fence",
     }
 }
 
