@@ -254,12 +254,19 @@ async fn a_create_from_before_the_clean_up_is_refused_wherever_it_comes_from() {
     let scene = Scene::shared().await;
     let Late { ways, manager, .. } = Late::send(&scene, None).await;
     let session = scene.session().await;
+    let other = scene.manager(LONG).await;
+    // The server removes a queue that is empty, and nothing can enter it then.
+    let guard = other.lock("a").unwrap().acquire().await.unwrap();
+    let held = scene.queued("a", 1).await;
     let path = format!("/{}/.sessions/{session:x}", scene.namespace);
     let raw = scene.raw().await;
     // This client's server may lag behind the withdrawal.
     raw.sync(&path).await.unwrap();
     let version = raw.check_stat(&path).await.unwrap().unwrap().version;
     assert!(version > 0, "nothing was barred");
+    // Its client would take the session back.
+    ways.all(Proxy::refuse);
+    ways.all(Proxy::cut);
     let mut stream =
         session::take_over_id(&scene.cluster.endpoint(2), session, LONG).await.unwrap();
     let entry = format!("{}/late-lock-", scene.queue("a"));
@@ -268,12 +275,13 @@ async fn a_create_from_before_the_clean_up_is_refused_wherever_it_comes_from() {
     };
     // As it was sent: nothing had been withdrawn in this session yet.
     send(0).await.unwrap();
-    assert_eq!(scene.entries("a").await, [], "it came back to life");
+    assert_eq!(scene.entries("a").await, held, "it came back to life");
     // What is sent after is taken: the other was refused for nothing but its age.
     send(version).await.unwrap();
-    assert_eq!(scene.queued("a", 1).await[0].session, session);
+    assert_eq!(scene.queued("a", 2).await[1].session, session);
+    guard.release().await.unwrap();
     ways.all(Proxy::pass);
-    manager.shutdown(PROMPT).await.unwrap();
+    manager.shutdown(PATIENCE).await.unwrap();
     scene.end().await;
 }
 
