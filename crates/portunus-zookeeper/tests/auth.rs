@@ -53,6 +53,15 @@ impl Place {
         open(self.url(login, &format!("{}?{options}", self.chroot))).await
     }
 
+    /// Makes a queue that stays while it is empty: the server removes those that the backend
+    /// makes, and what is forbidden there with them.
+    async fn queue(&self, name: &str) -> String {
+        let queue = format!("{}/portunus/{name}", self.chroot);
+        let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        self.raw.create(&queue, b"", &options).await.unwrap();
+        queue
+    }
+
     /// Lets everybody do all but `missing` to a node.
     async fn forbid(&self, path: &str, missing: Permission) {
         let all = [Permission::READ, Permission::WRITE, Permission::CREATE, Permission::DELETE];
@@ -265,8 +274,8 @@ async fn a_parent_that_takes_no_children_is_named() {
 async fn what_is_forbidden_below_a_lock_leaves_no_entry() {
     let place = Place::new().await;
     let manager = place.connect("", "").await.unwrap();
+    let queue = place.queue("a").await;
     cycle(&manager, "a").await;
-    let queue = format!("{}/portunus/a", place.chroot);
     for missing in [Permission::CREATE, Permission::READ] {
         place.forbid("/portunus/a", missing).await;
         cannot_take(&manager, "a").await;
@@ -282,7 +291,7 @@ async fn what_is_forbidden_below_a_lock_leaves_no_entry() {
 async fn a_release_that_is_forbidden_says_so_and_is_repeated_until_it_is_allowed() {
     let place = Place::new().await;
     let manager = place.connect("", "").await.unwrap();
-    let (lock, queue) = (manager.lock("a").unwrap(), format!("{}/portunus/a", place.chroot));
+    let (lock, queue) = (manager.lock("a").unwrap(), place.queue("a").await);
     cycle(&manager, "a").await;
     for allowed in [true, false] {
         place.forbid("/portunus/a", Permission::DELETE).await;
