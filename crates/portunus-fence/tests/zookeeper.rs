@@ -48,6 +48,12 @@ impl Store {
     }
 }
 
+/// What a node holds, no older than this call: a client's server may lag behind another's.
+async fn read(client: &Client, node: &str) -> Vec<u8> {
+    client.sync(node).await.unwrap();
+    client.get_data(node).await.unwrap().0
+}
+
 #[async_trait]
 impl FenceHarness for Store {
     async fn fence(&self) -> Arc<dyn Fence> {
@@ -82,9 +88,9 @@ async fn a_step_is_done_with_its_mark_or_not_at_all() {
     let Updated::Applied(results) = done else { panic!("{done:?}") };
     assert!(matches!(results[..], [MultiWriteResult::SetData { .. }]), "{results:?}");
     let node = format!("{}/a%2Fb", store.path);
-    assert_eq!(client.get_data(&node).await.unwrap().0, b"7;origin=016c73746f636b");
+    assert_eq!(read(&client, &node).await, b"7;origin=016c73746f636b");
     fence.admit("a/b", &token(8), b"three\nleft").await.unwrap();
-    let data = client.get_data(&node).await.unwrap().0;
+    let data = read(&client, &node).await;
     assert_eq!(data, b"8;origin=016c73746f636b\nthree\nleft");
     for (refused, kind) in [
         (token(7), ErrorKind::Stale),
@@ -95,11 +101,11 @@ async fn a_step_is_done_with_its_mark_or_not_at_all() {
         let error = set(&refused, b"late").await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error:#}");
     }
-    assert_eq!(client.get_data(&path).await.unwrap().0, b"seven");
+    assert_eq!(read(&client, &path).await, b"seven");
     assert_eq!(fence.mark("a/b").await.unwrap(), Some(token(8)));
     assert!(matches!(set(&weak(9).allow_weak(), b"nine").await.unwrap(), Updated::Applied(_)));
-    assert_eq!(client.get_data(&path).await.unwrap().0, b"nine");
-    let data = client.get_data(&node).await.unwrap().0;
+    assert_eq!(read(&client, &path).await, b"nine");
+    let data = read(&client, &node).await;
     assert_eq!(data, b"9;origin=016c73746f636b\nthree\nleft");
 }
 
@@ -117,7 +123,7 @@ async fn a_step_that_fails_is_told_from_one_that_lost_a_race() {
         });
         let failed = Updated::Failed { index: 1, error: ClientError::BadVersion };
         assert_eq!(step.await.unwrap(), failed);
-        assert_eq!(client.get_data(&path).await.unwrap().0, b"");
+        assert_eq!(read(&client, &path).await, b"");
         let before = (mark == 2).then(|| token(1));
         assert_eq!(fence.mark("a").await.unwrap(), before);
         fence.open("a", &token(1)).await.unwrap();
@@ -148,6 +154,7 @@ async fn steps_of_one_token_at_once_are_all_done() {
         let done = done.unwrap();
         assert!(matches!(done, Updated::Applied(_)), "{done:?}");
     }
+    client.sync(&path).await.unwrap();
     assert_eq!(client.list_children(&path).await.unwrap().len(), 16);
 }
 
@@ -210,7 +217,7 @@ async fn a_node_that_is_no_mark_is_not_written_over() {
         client.set_data(&node, garbled.as_bytes(), None).await.unwrap();
         let error = fence.admit("a", &token(7), b"x").await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Protocol, "{garbled}: {error:#}");
-        assert_eq!(client.get_data(&node).await.unwrap().0, garbled.as_bytes());
+        assert_eq!(read(&client, &node).await, garbled.as_bytes());
     }
 }
 
@@ -247,7 +254,7 @@ async fn a_path_is_below_the_clients_chroot_which_has_to_be_there() {
     let below = |chroot: String| async { store.client().await.chroot(chroot).unwrap() };
     let fence = ZooKeeperFence::new(below(path.clone()).await, "/", Acls::anyone_all());
     fence.admit("a", &token(1), b"x").await.unwrap();
-    let (data, _) = store.client().await.get_data(&format!("{path}/a")).await.unwrap();
+    let data = read(&store.client().await, &format!("{path}/a")).await;
     assert_eq!(data, b"1;origin=016c73746f636b\nx");
     let nowhere = below(format!("{path}/nowhere")).await;
     for path in ["/fences", "/"] {

@@ -8,7 +8,7 @@ mod harness;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use harness::scene::{LONG, PATIENCE, PROMPT, acquire, eventually, within};
+use harness::scene::{LONG, PATIENCE, PROMPT, acquire, children, eventually, within};
 use harness::trace;
 use portunus_core::backend::{LockBackend, LockObserver};
 use portunus_core::error::{Error, ErrorKind, Result};
@@ -77,7 +77,7 @@ impl Place {
         let mut nodes = vec![self.chroot.clone()];
         let mut at = 0;
         while at < nodes.len() {
-            for child in harness::children(&self.raw, &nodes[at]).await {
+            for child in children(&self.raw, &nodes[at]).await {
                 nodes.push(format!("{}/{child}", nodes[at]));
             }
             at += 1;
@@ -218,7 +218,7 @@ async fn a_lock_of_another_user_cannot_be_taken() {
         cannot_take(manager, "ours").await;
         cycle(manager, "everybody's").await;
     }
-    assert_eq!(harness::children(&place.raw, &queue).await.len(), 1);
+    assert_eq!(children(&place.raw, &queue).await.len(), 1);
     assert!(guard.is_held());
     guard.release().await.unwrap();
     place.end(managers).await;
