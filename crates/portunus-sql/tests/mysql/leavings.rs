@@ -1,8 +1,11 @@
 //! What is left: rows, numbers, connections.
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
+use mysql_async::prelude::Queryable;
 use portunus_core::backend::{Left, LockBackend};
 use portunus_core::manager::LockManager;
+use tokio::time::timeout;
 
 use crate::{LONG, Scene, attempt, held};
 
@@ -36,6 +39,21 @@ async fn tokens_grow_past_a_pruned_key() {
     assert!(!client.tries("kept").await);
     client.backend.leave(&client.session, &kept, false).await.unwrap();
     assert!(client.tries("kept").await);
+}
+
+/// More than one transaction removes.
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn one_call_prunes_keys_by_the_thousand() {
+    let scene = Scene::new().await;
+    let client = scene.client(LONG).await;
+    client.hold("kept").await;
+    let keys: Vec<_> = (1..=1500).map(|key| format!("('portunus/k{key}', {key})")).collect();
+    let keys = format!("INSERT INTO {}.portunus_key VALUES {}", scene.database, keys.join(", "));
+    scene.raw().await.query_drop(keys).await.unwrap();
+    assert_eq!(client.backend.prune().await.unwrap(), 1500);
+    assert_eq!(scene.count("key").await, 1);
+    assert!(client.hold("k1").await.1 > 1500);
 }
 
 /// While others enter and leave: no grant is given twice, and no token goes back.
@@ -111,6 +129,31 @@ async fn a_manager_has_three_connections_at_most_however_many_wait() {
     manager.shutdown(LONG).await.unwrap();
     holder.shutdown(LONG).await.unwrap();
     assert_eq!((scene.count("entry").await, scene.count("session").await), (0, 0));
+}
+
+/// There are more of them than one statement reads.
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn who_waits_for_hundreds_of_locks_is_told_of_each() {
+    const LOCKS: usize = 250;
+    let scene = Scene::new().await;
+    let (holder, waiter) = (&scene.client(LONG).await, &scene.client(LONG).await);
+    let names = (0..LOCKS).map(|lock| format!("k{lock}"));
+    let held: Vec<_> = names.map(async |name| (holder.hold(&name).await.0, attempt(&name, false)));
+    let held = join_all(held).await;
+    let mut waiting = Vec::new();
+    for (_, attempt) in &held {
+        let (entry, turn) = waiter.enter(attempt).await;
+        let mut changed = Box::pin(async move {
+            waiter.backend.changed(&waiter.session, attempt, &entry, &turn).await.unwrap();
+        });
+        assert!(changed.as_mut().now_or_never().is_none());
+        waiting.push(changed);
+    }
+    for lock in (0..LOCKS).step_by(7) {
+        holder.backend.leave(&holder.session, &held[lock].0, false).await.unwrap();
+        timeout(LONG, &mut waiting[lock]).await.unwrap();
+    }
 }
 
 /// A session's row may be deleted by any tool.

@@ -3,6 +3,7 @@
 use portunus_core::backend::{LockBackend, LockObserver};
 use portunus_core::error::{Error, ErrorKind};
 use portunus_core::manager::LockManager;
+use portunus_core::name::LockName;
 
 use crate::{LONG, Scene, attempt, backend};
 
@@ -129,4 +130,28 @@ async fn a_server_that_is_away_is_passed_by() {
     backend(&url).open_session(LONG).await.unwrap();
     let alone = "postgres://u:s3cret@127.0.0.1:1,127.0.0.1:2/db";
     assert_eq!(refused(alone).await.kind(), ErrorKind::Unavailable);
+}
+
+/// Keys of another program's, and more of them than a page has.
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn names_go_on_behind_what_is_no_name() {
+    let scene = Scene::new().await;
+    let client = scene.client(LONG).await;
+    client.hold("z").await;
+    let keys = "INSERT INTO portunus_entry SELECT (jsonb_populate_record(entry, jsonb_build_object(\
+        'attempt', '\\x' || lpad(to_hex(n), 32, '0'), 'key', 'portunus/' || repeat('x', 600) || n\
+        ))).* FROM portunus_entry AS entry, generate_series(1, 2500) AS n";
+    assert_eq!(scene.raw().await.execute(keys, &[]).await.unwrap(), 2500);
+    let (mut names, mut page, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let next = client.backend.names("", page.as_deref()).await.unwrap();
+        names.extend(next.names);
+        pages += 1;
+        page = next.next;
+        if page.is_none() {
+            break;
+        }
+    }
+    assert_eq!((names, pages), (vec![LockName::new("z").unwrap()], 3));
 }

@@ -26,6 +26,21 @@ async fn a_key_that_was_pruned_goes_on_above_its_last_token() {
     assert_eq!(client.backend.prune().await.unwrap(), 0);
 }
 
+/// More than one transaction removes.
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn one_call_prunes_keys_by_the_thousand() {
+    let scene = Scene::new().await;
+    let client = scene.client(LONG).await;
+    client.hold("kept").await;
+    let keys =
+        "INSERT INTO portunus_key SELECT 'portunus/k' || n, n FROM generate_series(1, 1500) n";
+    scene.raw().await.execute(keys, &[]).await.unwrap();
+    assert_eq!(client.backend.prune().await.unwrap(), 1500);
+    assert_eq!(scene.count("key").await, 1);
+    assert!(client.hold("k1").await.1 > 1500);
+}
+
 /// Pruning and entering at once, many times.
 #[tokio::test]
 #[ignore = "needs a server: `cargo xtask test`"]
