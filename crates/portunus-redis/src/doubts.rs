@@ -31,6 +31,7 @@ struct Doubt {
     under_way: usize,
     /// The newest connection on which an answer was lost; 0 for none.
     lost: u64,
+    has_lost: bool,
 }
 
 impl Doubts {
@@ -54,6 +55,11 @@ impl Doubts {
             Some(doubt) => doubt.lost,
             None => 0,
         }
+    }
+
+    /// Whether each request to a server so far was answered.
+    pub(crate) fn is_spotless(&self, at: usize) -> bool {
+        self.by_node().get(at).is_some_and(|doubt| doubt.under_way == 0 && !doubt.has_lost)
     }
 
     /// Waits until nothing is under way to a server; what was lost stays lost.
@@ -92,7 +98,10 @@ impl Drop for Sent {
             match self.by {
                 // The session has heard of this connection, and bars those before it.
                 Some(by) if self.is_answered && by > doubt.lost => doubt.lost = 0,
-                Some(by) if !self.is_answered => doubt.lost = doubt.lost.max(by),
+                Some(by) if !self.is_answered => {
+                    doubt.lost = doubt.lost.max(by);
+                    doubt.has_lost = true;
+                }
                 _ => {}
             }
         }
@@ -100,6 +109,8 @@ impl Drop for Sent {
     }
 }
 
+/// The number of a first connection.
+pub(crate) const OLDEST: u64 = 1;
 /// A number above every connection's.
 pub(crate) const UNKNOWN: u64 = u64::MAX;
 
@@ -113,6 +124,7 @@ mod tests {
         // Never sent, for there was no connection.
         drop(doubts.send(0));
         assert_eq!(doubts.newest(0), 0);
+        assert!(doubts.is_spotless(0));
         let mut first = doubts.send(0);
         assert_eq!((doubts.newest(0), doubts.newest(1)), (UNKNOWN, 0));
         first.leaves(3);
@@ -124,5 +136,6 @@ mod tests {
             next.answered();
             assert_eq!(doubts.newest(0), newest, "answered by {by}");
         }
+        assert!(!doubts.is_spotless(0) && doubts.is_spotless(1));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use portunus_core::backend::{Attempt, AttemptId, Session};
 
-use crate::doubts::{Doubts, UNKNOWN};
+use crate::doubts::{Doubts, OLDEST, UNKNOWN};
 use crate::keys::Keys;
 use crate::node::Lane;
 use crate::nodes::Replies;
@@ -44,7 +44,10 @@ impl Parting {
         self.doubts.as_ref().map_or(0, |doubts| doubts.newest(at))
     }
 
-    fn call(&self, newest: u64) -> Call {
+    fn call(&self, at: usize, newest: u64) -> Call {
+        // What was ever lost is to be barred by the session's newest connection, if by nothing else.
+        let is_spotless = self.doubts.as_ref().is_some_and(|doubts| doubts.is_spotless(at));
+        let newest = if is_spotless { newest } else { newest.max(OLDEST) };
         let args = [self.attempt.clone(), newest.to_string()];
         Call::new("leave", &LEAVE, self.keys.clone(), args)
     }
@@ -64,7 +67,7 @@ impl Rounds {
         session: &Session,
     ) -> Replies {
         let newest: Vec<u64> = (0..self.nodes.all().len()).map(|at| parting.newest(at)).collect();
-        let call = |at: usize| asked(at).then(|| parting.call(newest[at]));
+        let call = |at: usize| asked(at).then(|| parting.call(at, newest[at]));
         let left = self.nodes.ask(Lane::Requests, limit, "leave", None, call, enough).await;
         if !is_over(&left) {
             return left;
@@ -104,7 +107,7 @@ impl Rounds {
         let rounds = self.clone();
         tokio::spawn(async move {
             let _chore = chore;
-            let call = || Some(parting.call(parting.newest(at)));
+            let call = || Some(parting.call(at, parting.newest(at)));
             if !is_done {
                 is_done = rounds.insist(at, call, None, limit).await;
             }

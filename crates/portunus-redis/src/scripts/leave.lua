@@ -1,7 +1,7 @@
 -- Ends an attempt: its lock or its place goes, and no other's.
 --
 -- KEYS  session, lock, line
--- ARGV  attempt, the newest connection that may still bring a request of it (0: none)
+-- ARGV  attempt, the newest connection that may still bring a request of it (0: none ever went unanswered)
 --
 -- Returns  {'removed'}, {'absent'}
 local session, lock, line = KEYS[1], KEYS[2], KEYS[3]
@@ -11,6 +11,12 @@ local holder = read_lock(lock)
 if holder and holder.attempt == attempt then
   free(lock, line, attempt)
   gone = true
+end
+if newest == 0 then
+  -- Each of its requests was answered: who holds waits no more, and nothing has to be barred.
+  if not gone then gone = redis.call('HDEL', line, attempt) == 1 end
+  redis.call('HDEL', session, attempt)
+  return {gone and 'removed' or 'absent'}
 end
 if redis.call('HDEL', line, attempt) == 1 then gone = true end
 local own = redis.call('HMGET', session, 'live', 'link')

@@ -9,7 +9,8 @@
 --
 -- Returns  {'held', number, position, epoch}
 --          {'taken', position, holder's value, its ttl in ms (-2: it is free)}   nothing but the place was written
---          {'unseeded'}, {'foreign'}, {'ended'}, {'late'}, {'left'}, {'absent'}, {'garbled', type}   nothing was
+--          {'unseeded'}, {'foreign'}, {'ended'}, {'late'}, {'left'}, {'absent'}, {'garbled', type}   nothing was,
+--          but that a number may be used up
 local node, session, lock, line = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local incarnation, attempt, round, owner, ttl, position, record, mode, alone =
   ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9] == '1'
@@ -32,6 +33,33 @@ if place and place.floor >= round then return {'left'} end
 if place and position ~= '0' and place.position ~= '0' and place.position ~= position then
   return {'absent'}
 end
+local number
+-- A request uses one number, whatever it comes to.
+local function next_number()
+  number = number or string.format('%.0f', redis.call('HINCRBY', node, 'counter', 1))
+  return number
+end
+
+local function stand()
+  if not known then
+    redis.call('HSET', session, attempt, '+' .. #lock .. ' ' .. lock .. line)
+  end
+end
+
+-- Makes the entry, if that is possible in this way, and says so.
+local function hold(...)
+  local own, first = next_number(), alone and position == '0'
+  local at = {attempt = attempt, round = round, session = owner, position = first and own or position,
+    number = own, token = alone and own or '0', serial = 0, record = record}
+  return write_lock(lock, at, 'PX', ttl, ...) and {'held', own, at.position, is[2]}
+end
+
+-- Who is new mostly finds the lock free, and need not read it.
+local held = mode == 'enter' and position == '0' and not known and not undone and hold('NX')
+if held then
+  stand()
+  return held
+end
 local holder, garbled = read_lock(lock)
 if garbled then return garbled end
 if holder and holder.attempt == attempt then
@@ -52,16 +80,6 @@ if mode == 'look' and not place and not own_round and not undone then return {'a
 if known and not place and not own_round then return {'absent'} end
 if place and position == '0' then position = place.position end
 
-local function next_number()
-  return string.format('%.0f', redis.call('HINCRBY', node, 'counter', 1))
-end
-
-local function stand()
-  if not known then
-    redis.call('HSET', session, attempt, '+' .. #lock .. ' ' .. lock .. line)
-  end
-end
-
 if (holder and not own_round) or mode == 'stand' then
   local value = holder and holder.value or ''
   local left = left_of(lock, holder)
@@ -78,16 +96,8 @@ if (holder and not own_round) or mode == 'stand' then
   return {'taken', seen, value, left}
 end
 
-local number = next_number()
-if alone and position == '0' then position = number end
-local at = {attempt = attempt, round = round, session = owner, position = position,
-  number = number, token = alone and number or '0', serial = 0, record = record}
-if holder then
-  -- An earlier round of the same attempt, in which nobody believes.
-  write_lock(lock, at, 'PX', ttl)
-else
-  write_lock(lock, at, 'NX', 'PX', ttl)
-end
+-- An earlier round of the same attempt, in which nobody believes, is written over.
+held = hold(holder and 'XX' or 'NX')
 stand()
 if place then redis.call('HDEL', line, attempt) end
-return {'held', number, position, is[2]}
+return held
