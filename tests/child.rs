@@ -78,4 +78,4 @@ impl Child {
 }
 
 /// Twice what a lock may take to be free after its holder's end.
-const LIMIT: Duration = Duration::from_secs(7);
+const LIMIT: Duration = Duration::from_secs(15);

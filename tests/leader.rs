@@ -28,7 +28,7 @@ on_every_store! {
 }
 
 async fn one_of_three_is_ready_and_all_agree_who_leads(scene: Scene) {
-    let services = Services::start(&scene).await;
+    let services = Services::start(&scene, "30s").await;
     let (leader, term) = services.leads_after(0, PROMPT).await;
     for (number, service) in services.0.iter().enumerate() {
         assert_eq!(service.get("/healthz").await.status, 200);
@@ -40,7 +40,7 @@ async fn one_of_three_is_ready_and_all_agree_who_leads(scene: Scene) {
 }
 
 async fn a_killed_leader_is_replaced_within_its_ttl(scene: Scene) {
-    let mut services = Services::start(&scene).await;
+    let mut services = Services::start(&scene, "2s").await;
     let (leader, term) = services.leads_after(0, PROMPT).await;
     let killed = services.0.remove(leader);
     let began = Instant::now();
@@ -53,7 +53,7 @@ async fn a_killed_leader_is_replaced_within_its_ttl(scene: Scene) {
 }
 
 async fn a_stopped_leader_finds_itself_deposed_at_its_first_look(scene: Scene) {
-    let mut services = Services::start(&scene).await;
+    let mut services = Services::start(&scene, "2s").await;
     let (leader, term) = services.leads_after(0, PROMPT).await;
     let mut stopped = services.0.remove(leader);
     let began = Instant::now();
@@ -79,16 +79,16 @@ async fn a_stopped_leader_finds_itself_deposed_at_its_first_look(scene: Scene) {
 }
 
 async fn a_terminated_leader_resigns_and_the_next_leads_at_once(scene: Scene) {
-    let mut services = Services::start(&scene).await;
+    let mut services = Services::start(&scene, "30s").await;
     let mut last = 0;
     while !services.0.is_empty() {
-        let (leader, term) = services.leads_after(last, Duration::from_secs(1)).await;
+        let (leader, term) = services.leads_after(last, PROMPT).await;
         services.agree(leader, term).await;
         let mut terminated = services.0.remove(leader);
         let began = Instant::now();
         terminated.signal(Signal::SIGTERM);
         if !services.0.is_empty() {
-            services.leads_after(term, Duration::from_secs(1)).await;
+            services.leads_after(term, PROMPT).await;
             println!("after a resignation another led in {:?}", began.elapsed());
         }
         terminated.says(&[&format!("resigned term {term}")]).await;
@@ -99,7 +99,7 @@ async fn a_terminated_leader_resigns_and_the_next_leads_at_once(scene: Scene) {
 }
 
 async fn a_store_that_does_not_answer_leaves_the_service_alive_and_not_ready(scene: Scene) {
-    let mut services = Services::start(&scene).await;
+    let mut services = Services::start(&scene, "2s").await;
     let (leader, term) = services.leads_after(0, PROMPT).await;
     scene.pause().await;
     let service = &mut services.0[leader];
@@ -122,10 +122,10 @@ struct Services(Vec<Service>);
 
 impl Services {
     /// Three of them, all of which campaign.
-    async fn start(scene: &Scene) -> Self {
+    async fn start(scene: &Scene, ttl: &str) -> Self {
         let mut services = Vec::new();
         for _ in 0..3 {
-            services.push(Service::start(&scene.url("2s")).await);
+            services.push(Service::start(&scene.url(ttl)).await);
         }
         scene.queued(NAME, 3).await;
         Self(services)

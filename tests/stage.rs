@@ -14,7 +14,7 @@ use crate::file::File;
 /// The shortest that etcd grants.
 pub(crate) const TTL: Duration = Duration::from_secs(2);
 /// Both stores look for what expired each half second, at most; the rest is for a busy machine.
-pub(crate) const SLACK: Duration = Duration::from_millis(1500);
+pub(crate) const SLACK: Duration = Duration::from_secs(4);
 /// How long that may take which needs a few round trips.
 pub(crate) const PROMPT: Duration = Duration::from_secs(3);
 

@@ -118,7 +118,7 @@ async fn a_lost_grant_that_is_kept_is_not_watched() {
 #[tokio::test]
 async fn the_keeper_opens_and_renews_sessions_while_a_waker_blocks_the_herald() {
     let store = Store::new();
-    let ttl = Duration::from_millis(600);
+    let ttl = Duration::from_secs(3);
     let manager = LockManager::builder(store.clone()).ttl(ttl).open().await.unwrap();
     let guard = manager.lock("a").unwrap().acquire().await.unwrap();
     store.called("renew", 1).await;

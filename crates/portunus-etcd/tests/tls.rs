@@ -79,10 +79,9 @@ async fn works(etcd: &cluster::Etcd, options: &str) {
     }
 }
 
-/// The error that `connect` ends with, within its `connect_timeout`.
+/// The error that `connect` ends with, not long after its `connect_timeout`.
 async fn refused(scheme: &str, etcd: &cluster::Etcd, options: &str) -> Error {
-    let limit = Duration::from_secs(4);
-    within(limit, options, connect(scheme, etcd, options)).await.unwrap_err()
+    within(Duration::from_secs(20), options, connect(scheme, etcd, options)).await.unwrap_err()
 }
 
 #[tokio::test]

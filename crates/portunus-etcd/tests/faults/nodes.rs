@@ -14,7 +14,7 @@ use portunus_testkit::history::History;
 use crate::harness::scene::{PATIENCE, Scene, acquire, eventually, within};
 
 /// At least twice the time that the cluster takes to elect a leader.
-const TTL: Duration = Duration::from_secs(6);
+const TTL: Duration = Duration::from_secs(10);
 
 /// Managers begin at a node of their own choice each: with so many, some begin at the leader.
 async fn holders(scene: &Scene) -> (Vec<LockManager>, Vec<Guard>) {

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 pub const LONG: Duration = Duration::from_secs(30);
 
 /// How long that may take which needs a few round trips, on a machine that is busy.
-pub const PROMPT: Duration = Duration::from_secs(2);
+pub const PROMPT: Duration = Duration::from_secs(8);
 
 /// How long that may take which waits for an expiry or an election.
 pub const PATIENCE: Duration = Duration::from_secs(15);

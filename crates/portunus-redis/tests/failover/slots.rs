@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use crate::group::{attempt, hold, namespace};
 use crate::harness::client;
 
-const TTL: Duration = Duration::from_secs(20);
+const TTL: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 #[ignore = "needs a cluster: `cargo xtask test`"]

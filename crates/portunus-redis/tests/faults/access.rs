@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::hold;
+use super::{hold, open};
 use crate::harness::{client, raw};
 
 const TTL: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ async fn the_same_rights_suffice_on_several_masters_and_for_plain_names() {
 
 async fn suffices(url: &str, masters: usize) {
     let redis = client(url, "portunus");
-    let session = redis.open_session(TTL).await.unwrap();
+    let session = open(&redis, TTL).await;
     let (held, entry, _) = hold(&redis, &session, "stock/a").await;
     redis.publish(&session, &held, &entry, "10.0.0.1").await.unwrap();
     redis.renew(&session, &[Arc::new(held.clone())]).await.unwrap();
@@ -104,7 +104,7 @@ async fn one_server_by_two_names_is_refused_though_others_make_a_majority() {
     let masters = RedisMasters::<3>::builder().start().await.unwrap();
     let [one, two, three] = [0, 1, 2].map(|node| masters.endpoint(node));
     let redis = client(&masters.url(), "aliased");
-    let session = redis.open_session(TTL).await.unwrap();
+    let session = open(&redis, TTL).await;
     redis.close_session(&session).await.unwrap();
     let port = one.rsplit_once(':').unwrap().1;
     let (proxied, _leads_to) = name("127.0.0.1:0", two.clone()).await;
@@ -131,7 +131,7 @@ async fn a_name_that_leads_to_another_master_later_is_refused() {
     let (address, leads_to) = name("127.0.0.1:0", masters.endpoint(1)).await;
     let url = format!("redlock://{},{address},{}", masters.endpoint(0), masters.endpoint(2));
     let redis = client(&url, "moved");
-    let session = redis.open_session(TTL).await.unwrap();
+    let session = open(&redis, TTL).await;
     let (held, ..) = hold(&redis, &session, "a").await;
     redis.leave(&session, &held, false).await.unwrap();
     leads_to.send_replace(masters.endpoint(0));

@@ -6,7 +6,7 @@ use portunus_core::backend::LockBackend;
 use portunus_core::error::ErrorKind;
 use portunus_testkit::cluster::RedisMasters;
 
-use super::{attempt, hold, namespace};
+use super::{attempt, hold, namespace, open};
 use crate::harness::{RedisHarness, client, raw};
 
 const TTL: Duration = Duration::from_secs(10);
@@ -16,7 +16,7 @@ const TTL: Duration = Duration::from_secs(10);
 async fn without_its_counter_a_server_gives_no_token_and_begins_another_life() {
     let harness = RedisHarness::open().await;
     let redis = harness.redis();
-    let session = redis.open_session(TTL).await.unwrap();
+    let session = open(&redis, TTL).await;
     hold(&redis, &session, "a").await;
     let node = format!("{}:node", harness.namespace());
     let mut raw = harness.raw();
@@ -24,7 +24,7 @@ async fn without_its_counter_a_server_gives_no_token_and_begins_another_life() {
     let refused = redis.enter(&session, &attempt("b", true)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Regression, "{refused}");
     let other = harness.redis();
-    let next = other.open_session(TTL).await.unwrap();
+    let next = open(&other, TTL).await;
     assert_ne!(next.incarnation, session.incarnation);
     hold(&other, &next, "b").await;
     // The old session is of the old life.
@@ -43,7 +43,7 @@ async fn a_garbled_master_has_no_vote_and_a_majority_goes_on() {
         let masters: RedisMasters<3> = RedisMasters::builder().start().await.unwrap();
         let namespace = namespace();
         let redis = client(&masters.url(), &namespace);
-        let session = redis.open_session(TTL).await.unwrap();
+        let session = open(&redis, TTL).await;
         let garble = async |node: usize| {
             let mut raw = raw(masters.node_url(node)).await;
             let mut set = redis::cmd("HSET");
@@ -51,7 +51,7 @@ async fn a_garbled_master_has_no_vote_and_a_majority_goes_on() {
             let () = set.query_async(&mut raw).await.unwrap();
         };
         garble(0).await;
-        let next = redis.open_session(TTL).await.unwrap();
+        let next = open(&redis, TTL).await;
         assert_eq!(next.incarnation, session.incarnation, "{field}");
         hold(&redis, &next, "a").await;
         garble(1).await;

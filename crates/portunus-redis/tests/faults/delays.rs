@@ -13,7 +13,7 @@ use portunus_redis::{Redis, RedisConfig};
 use portunus_testkit::cluster::RedisMasters;
 use portunus_testkit::proxy::{Direction, Proxy};
 
-use super::{attempt, eventually, hold, namespace};
+use super::{attempt, eventually, hold, namespace, open};
 use crate::harness::raw;
 
 /// A round may take a twenty-fourth of it for each of its requests.
@@ -66,7 +66,7 @@ impl Scene {
         let mut url = StoreUrl::parse(&format!("redlock://{one},{two},{three}")).unwrap();
         let config = RedisConfig::from_url(&mut url).unwrap().namespace(&namespace).unwrap();
         let redis = Redis::with_clock(config, Arc::<Ahead>::clone(&clock)).unwrap();
-        let session = redis.open_session(TTL).await.unwrap();
+        let session = open(&redis, TTL).await;
         let scene =
             Self { masters, late, clock, redis, session, lock: format!("{namespace}:{{a}}") };
         // All connections stand, and nothing is left to do by them.

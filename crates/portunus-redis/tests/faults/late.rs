@@ -8,7 +8,7 @@ use portunus_core::error::ErrorKind;
 use redis::Script;
 use redis::aio::MultiplexedConnection;
 
-use super::{attempt, hold};
+use super::{attempt, hold, open};
 use crate::harness::RedisHarness;
 
 const TTL: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ impl Scene {
     async fn new() -> Self {
         let harness = RedisHarness::open().await;
         let redis = harness.redis();
-        let session = redis.open_session(TTL).await.unwrap();
+        let session = open(&redis, TTL).await;
         let raw = harness.raw();
         Self { harness, redis, session, raw }
     }
@@ -152,7 +152,7 @@ async fn a_lock_whose_answer_was_lost_lasts_as_long_as_one_that_is_taken_now() {
     let (again, lock) = (attempt("a", false), scene.lock());
     assert_eq!(scene.take_as(&again, 1, "enter", 2, "1").await, "held");
     let mut shorten = redis::cmd("PEXPIRE");
-    let () = shorten.arg(&lock).arg(1000).query_async(&mut scene.raw).await.unwrap();
+    let () = shorten.arg(&lock).arg(4000).query_async(&mut scene.raw).await.unwrap();
     assert_eq!(scene.take_as(&again, 1, "enter", 2, "1").await, "held");
     let left: u64 = redis::cmd("PTTL").arg(&lock).query_async(&mut scene.raw).await.unwrap();
     assert!(left > 5000, "{left} ms");

@@ -32,6 +32,10 @@ use portunus_core::backend::{
 };
 use portunus_core::name::LockName;
 use portunus_redis::Redis;
+use portunus_testkit::cluster::RedisMasters;
+use tokio::time::timeout;
+
+use crate::harness::raw;
 
 fn namespace() -> String {
     format!("test-{:032x}", rand::random::<u128>())
@@ -48,6 +52,19 @@ fn attempt(name: &str, try_only: bool) -> Attempt {
     }
 }
 
+/// Opens a session as the engine does: a busy machine may take longer than one try allows.
+async fn open(redis: &Redis, ttl: Duration) -> Session {
+    let opening = async {
+        loop {
+            match redis.open_session(ttl).await {
+                Err(error) if error.is_retryable() => {}
+                opened => return opened.unwrap(),
+            }
+        }
+    };
+    timeout(PATIENCE, opening).await.expect("no session is opened")
+}
+
 /// Takes a lock that is free.
 async fn hold(redis: &Redis, session: &Session, name: &str) -> (Attempt, EntryId, u64) {
     let attempt = attempt(name, true);
@@ -55,6 +72,34 @@ async fn hold(redis: &Redis, session: &Session, name: &str) -> (Attempt, EntryId
         Entered::Queued { entry, turn: Turn::Held { token, .. } } => (attempt, entry, token),
         other => panic!("not held: {other:?}"),
     }
+}
+
+/// Takes a lock that is free on all servers: for a grant a majority is enough.
+async fn hold_on_all<const N: usize>(
+    masters: &RedisMasters<N>,
+    namespace: &str,
+    (redis, session): (&Redis, &Session),
+    name: &str,
+) -> (Attempt, EntryId, u64) {
+    let key = format!("{namespace}:{{{name}}}");
+    let stand = async || {
+        for node in 0..N {
+            while !exists(masters, node, &key).await {}
+        }
+    };
+    loop {
+        let taken = hold(redis, session, name).await;
+        // One that was not connected to in time was not asked, and will be the next time.
+        if timeout(Duration::from_secs(5), stand()).await.is_ok() {
+            return taken;
+        }
+        redis.leave(session, &taken.0, false).await.unwrap();
+    }
+}
+
+async fn exists<const N: usize>(masters: &RedisMasters<N>, node: usize, key: &str) -> bool {
+    let mut raw = raw(masters.node_url(node)).await;
+    redis::cmd("EXISTS").arg(key).query_async(&mut raw).await.unwrap()
 }
 
 async fn is_taken(redis: &Redis, session: &Session, name: &str) -> bool {
@@ -78,3 +123,5 @@ async fn eventually<E: Debug>(limit: Duration, what: &str, ask: impl AsyncFn() -
         }
     }
 }
+
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use portunus_core::backend::{Entered, LockBackend, Turn};
 use portunus_core::error::ErrorKind;
 use portunus_testkit::cluster::RedisMasters;
 
-use super::{attempt, hold, is_taken, namespace};
+use super::{attempt, hold, hold_on_all, is_taken, namespace, open};
 use crate::harness::{client, raw};
 
 const TTL: Duration = Duration::from_secs(12);
@@ -16,9 +16,10 @@ const TTL: Duration = Duration::from_secs(12);
 #[ignore = "needs a cluster: `cargo xtask test`"]
 async fn a_minority_may_hang_and_a_majority_may_not() {
     let masters: &RedisMasters = &RedisMasters::exclusive().await.unwrap();
-    let redis = client(&masters.url(), &namespace());
-    let session = redis.open_session(TTL).await.unwrap();
-    let (kept, entry, token) = hold(&redis, &session, "kept").await;
+    let namespace = namespace();
+    let redis = client(&masters.url(), &namespace);
+    let session = open(&redis, 5 * TTL).await;
+    let (kept, entry, token) = hold_on_all(masters, &namespace, (&redis, &session), "kept").await;
     for node in [0, 1] {
         masters.pause(node).await.unwrap();
     }
@@ -51,7 +52,7 @@ async fn a_wiped_master_has_no_vote_until_it_counts_above_the_others() {
     let namespace = namespace();
     let redis = client(&masters.url(), &namespace);
     let short = TTL;
-    let session = redis.open_session(short).await.unwrap();
+    let session = open(&redis, short).await;
     let mut highest = 0;
     for _ in 0..10 {
         let (held, _, token) = hold(&redis, &session, "a").await;
@@ -71,7 +72,7 @@ async fn a_wiped_master_has_no_vote_until_it_counts_above_the_others() {
     // It is kept out for the longest time to live first; whoever opens a session asks again.
     let seeded = async {
         loop {
-            let session = redis.open_session(short).await.unwrap();
+            let session = open(&redis, short).await;
             let (held, _, token) = hold(&redis, &session, "a").await;
             assert!(token > highest, "{token} after {highest}");
             highest = token;
@@ -79,10 +80,11 @@ async fn a_wiped_master_has_no_vote_until_it_counts_above_the_others() {
             redis.close_session(&session).await.unwrap();
             let epoch: u64 = epoch.query_async(&mut other).await.unwrap();
             if let Some(counted) = counter.query_async::<Option<u64>>(&mut node).await.unwrap() {
-                assert_eq!(epoch, began + 1, "its own rounds are ended once");
+                assert!(epoch > began, "its own rounds are ended");
                 return counted;
             }
-            assert_eq!(epoch, began, "nobody is disturbed while it keeps out");
+            // After that a seeding that is broken off ends them, and the next one does so again.
+            assert!(epoch == began || wiped.elapsed() > short, "it keeps out and disturbs");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -98,7 +100,7 @@ async fn when_a_majority_is_wiped_nothing_is_granted() {
     let masters: &RedisMasters = &RedisMasters::exclusive().await.unwrap();
     let namespace = namespace();
     let redis = client(&masters.url(), &namespace);
-    let session = redis.open_session(TTL).await.unwrap();
+    let session = open(&redis, TTL).await;
     hold(&redis, &session, "a").await;
     for node in [0, 1, 2] {
         masters.wipe(node).await.unwrap();
@@ -112,7 +114,7 @@ async fn when_a_majority_is_wiped_nothing_is_granted() {
 async fn what_takes_a_failed_round_back_spares_the_later_one_that_was_granted() {
     let masters: RedisMasters<3> = RedisMasters::builder().start().await.unwrap();
     let redis = client(&masters.url(), &namespace());
-    let session = redis.open_session(TTL * 5).await.unwrap();
+    let session = open(&redis, TTL * 5).await;
     let attempt = attempt("a", false);
     for node in [1, 2] {
         masters.kill(node).await.unwrap();

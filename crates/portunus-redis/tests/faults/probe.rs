@@ -8,7 +8,7 @@ use portunus_redis::Redis;
 use portunus_testkit::cluster::{self, RedisMasters};
 use redis::aio::MultiplexedConnection;
 
-use super::namespace;
+use super::{namespace, open};
 use crate::harness::{client, raw};
 
 const TTL: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ async fn a_master_without_a_vote_is_named_with_the_reason() {
     let masters: RedisMasters<3> = RedisMasters::builder().start().await.unwrap();
     let namespace = namespace();
     let redis = client(&masters.url(), &namespace);
-    let session = redis.open_session(TTL).await.unwrap();
+    let session = open(&redis, TTL).await;
     assert_eq!(redis.probe().await.unwrap().warnings, [""; 0]);
     let (mut third, host) = (raw(masters.node_url(2)).await, masters.endpoint(2));
     let node = format!("{namespace}:node");

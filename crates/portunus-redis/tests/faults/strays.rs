@@ -8,7 +8,7 @@ use portunus_redis::Redis;
 use portunus_testkit::cluster::RedisMasters;
 use tokio::time::timeout;
 
-use super::{attempt, eventually, hold, namespace};
+use super::{attempt, eventually, hold, namespace, open};
 use crate::harness::{client, raw};
 
 const TTL: Duration = Duration::from_secs(60);
@@ -28,9 +28,9 @@ impl Scene {
         let masters: RedisMasters<3> = RedisMasters::builder().start().await.unwrap();
         let namespace = namespace();
         let [redis, other] = [(); 2].map(|()| client(&masters.url(), &namespace));
-        let held_by = other.open_session(TTL).await.unwrap();
+        let held_by = open(&other, TTL).await;
         let (held, ..) = hold(&other, &held_by, "a").await;
-        let session = redis.open_session(TTL).await.unwrap();
+        let session = open(&redis, TTL).await;
         Self { masters, namespace, redis, session, holder: (other, held_by, held) }
     }
 

@@ -11,7 +11,7 @@ use portunus_testkit::cluster::{self, Certificates, Tls};
 use tokio::time::timeout;
 
 use super::access::name;
-use super::hold;
+use super::{hold, open};
 
 const TTL: Duration = Duration::from_secs(10);
 /// Much less than the manager would try for.
@@ -46,7 +46,7 @@ async fn mutual_tls_works_and_a_failed_handshake_is_denied_at_once() {
     let (own, other) = (server.certificates().unwrap(), stranger.certificates().unwrap());
     let (host, identities) = (server.endpoint(0), [identity(own), identity(other)]);
     let works = redis(&format!("rediss://{host}?{}&{}", ca(own), identities[0]));
-    let session = works.open_session(TTL).await.unwrap();
+    let session = open(&works, TTL).await;
     let (held, entry, _) = hold(&works, &session, "a").await;
     let turn = works.look(&session, &held, &entry).await.unwrap();
     assert!(matches!(turn, Turn::Held { .. }), "{turn:?}");

@@ -7,7 +7,7 @@ use portunus_core::error::ErrorKind;
 use portunus_testkit::cluster::RedisMasters;
 use tokio::time::timeout;
 
-use super::{attempt, namespace};
+use super::{attempt, namespace, open};
 use crate::harness::{client, raw};
 
 const TTL: Duration = Duration::from_secs(60);
@@ -18,7 +18,7 @@ async fn who_meets_a_round_that_nobody_confirmed_pauses_though_it_may_have_a_maj
     let masters: RedisMasters<3> = RedisMasters::builder().start().await.unwrap();
     let namespace = namespace();
     let redis = client(&masters.url(), &namespace);
-    let session = redis.open_session(TTL).await.unwrap();
+    let session = open(&redis, TTL).await;
     masters.kill(2).await.unwrap();
     let mut second = raw(masters.node_url(1)).await;
     for (name, token, is_split) in [("a", 0, true), ("b", 7, false)] {

@@ -38,7 +38,7 @@ async fn a_lock_that_goes_without_a_word_is_granted_by_its_time_to_live() {
     let began = Instant::now();
     hold(&crashed, &ended, "a").await;
     let waiting = granted(&redis, &session, "a");
-    timeout(TTL + Duration::from_secs(2), waiting).await.expect("nobody woke it");
+    timeout(5 * TTL, waiting).await.expect("nobody woke it");
     assert!(began.elapsed() >= TTL - Duration::from_millis(100), "{:?}", began.elapsed());
     redis.close_session(&session).await.unwrap();
 }

@@ -48,7 +48,7 @@ async fn a_frozen_holder_keeps_no_lock_of(server: &Cluster, url: &str) {
     let waits = acquire(&other, "frozen");
     proxy.black_hole();
     let since = Instant::now();
-    within(TTL + Duration::from_secs(1), "the deadline passes", guard.lost()).await;
+    within(2 * TTL, "the deadline passes", guard.lost()).await;
     let next = within(TTL + PATIENCE, "the lock is free", waits).await.unwrap().unwrap();
     assert!(since.elapsed() > TTL / 2, "a live session was ended");
     assert!(next.token().value() > guard.token().value());
@@ -83,7 +83,7 @@ async fn a_silent_network_is_a_loss_by_the_deadline(server: &Cluster, url: &str)
     let guard = holder.lock("silent").unwrap().acquire().await.unwrap();
     let waits = acquire(&waiter, "silent");
     server.cut_clients(0).await.unwrap();
-    within(TTL + Duration::from_secs(1), "the deadline passes", guard.lost()).await;
+    within(2 * TTL, "the deadline passes", guard.lost()).await;
     assert!(!guard.is_held());
     server.heal(0).await.unwrap();
     let next = within(TTL + PATIENCE, "the waiter is served", waits).await.unwrap().unwrap();

@@ -44,9 +44,12 @@ impl Scene {
     async fn on(server: Access<MariaDb>) -> Self {
         let database = format!("lock_{:016x}", rand::random::<u64>());
         let scene = Self { server, database };
-        scene.root(&format!("CREATE DATABASE {}", scene.database)).await;
-        let all = format!("GRANT ALL ON {}.* TO portunus@'%'", scene.database);
-        scene.root(&all).await;
+        let database = &scene.database;
+        let made = format!(
+            "CREATE DATABASE {database}; GRANT ALL ON {database}.* TO portunus@'%'; \
+             CREATE USER IF NOT EXISTS {WATCHER}@'%'; GRANT PROCESS ON *.* TO {WATCHER}@'%'"
+        );
+        scene.root(&made).await;
         scene
     }
 
@@ -81,8 +84,11 @@ impl Scene {
              WHERE db = '{}' AND trx_state = 'LOCK WAIT'",
             self.database
         );
+        // A second after that it gives up.
+        let watcher = format!("mysql://{WATCHER}@{}", self.server.endpoint(0));
+        let mut watcher = Conn::new(Opts::from_url(&watcher).unwrap()).await.unwrap();
         let limit = Instant::now() + Duration::from_secs(30);
-        while self.number(&waits).await == 0 {
+        while watcher.query_first::<u64, _>(&waits).await.unwrap() == Some(0) {
             assert!(Instant::now() < limit, "nobody waits");
             // InnoDB looks anew only if nobody has asked for 100 ms.
             tokio::time::sleep(Duration::from_millis(110)).await;
@@ -180,3 +186,5 @@ fn kind<T: std::fmt::Debug>(done: Result<T>) -> ErrorKind {
 
 const LONG: Duration = Duration::from_secs(60);
 const LOGIN: &str = "portunus:portunus";
+/// A user who may see what others do, and nothing else.
+const WATCHER: &str = "watcher";

@@ -128,7 +128,8 @@ async fn a_witness_that_was_killed_is_replaced() {
         let ids: Vec<u64> = raw.query(all).await.unwrap();
         assert!(!ids.is_empty());
         for id in ids {
-            raw.query_drop(format!("KILL CONNECTION {id}")).await.unwrap();
+            // One that was killed before may go just now.
+            raw.query_drop(format!("KILL CONNECTION {id}")).await.ok();
         }
     }
 }

@@ -75,7 +75,7 @@ async fn a_client_that_goes_while_its_server_process_waits_for_the_row_leaves_no
     raw.batch_execute("COMMIT").await.unwrap();
     assert_eq!(client.backend.leave(&client.session, &gone, true).await.unwrap(), Left::Absent);
     // Its process had the row, or gave up: either way it is free again, and nothing was raised.
-    let (_, token) = client.hold("a").await;
+    let (_, token) = client.holds_again("a").await;
     assert_eq!(i64::try_from(token).unwrap(), was + 1);
 }
 

@@ -138,6 +138,22 @@ impl Client {
         }
     }
 
+    /// As the engine does: enters until there is an answer.
+    async fn holds_again(&self, name: &str) -> (Attempt, u64) {
+        let attempt = attempt(name, false);
+        let entering = async {
+            loop {
+                match self.backend.enter(&self.session, &attempt).await {
+                    Ok(Entered::Queued { turn: Turn::Held { token, .. }, .. }) => return token,
+                    Ok(other) => panic!("not held: {other:?}"),
+                    Err(error) => assert!(error.is_retryable(), "{error:#}"),
+                }
+            }
+        };
+        let token = tokio::time::timeout(LONG, entering).await.expect("there is no answer");
+        (attempt, token)
+    }
+
     async fn leave(&self, attempt: &Attempt) {
         self.backend.leave(&self.session, attempt, false).await.unwrap();
     }

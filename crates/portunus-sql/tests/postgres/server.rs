@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::{LONG, Scene, attempt};
 
-const TTL: Duration = Duration::from_secs(20);
+const TTL: Duration = Duration::from_secs(60);
 const LIMIT: Duration = Duration::from_secs(60);
 
 async fn manager(scene: &Scene) -> LockManager {

@@ -50,7 +50,7 @@ async fn a_token_is_never_lower_while_others_prune() {
     let holding = async {
         let mut last = 0;
         for _ in 0..200 {
-            let (attempt, token) = client.hold("a").await;
+            let (attempt, token) = client.holds_again("a").await;
             assert!(token > last, "{token} after {last}");
             last = token;
             client.leave(&attempt).await;
@@ -58,7 +58,8 @@ async fn a_token_is_never_lower_while_others_prune() {
     };
     let pruning = async {
         loop {
-            pruner.prune().await.unwrap();
+            // It may wait for a row too long.
+            pruner.prune().await.ok();
         }
     };
     tokio::select! {

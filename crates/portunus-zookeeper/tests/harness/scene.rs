@@ -17,13 +17,10 @@ use zookeeper_client::{AddWatchMode, Client};
 pub const LONG: Duration = Duration::from_secs(30);
 
 /// How long that may take which needs a few round trips, on a machine that is busy.
-pub const PROMPT: Duration = Duration::from_secs(2);
+pub const PROMPT: Duration = Duration::from_secs(4);
 
 /// How long that may take which waits for an expiry or an election.
 pub const PATIENCE: Duration = Duration::from_secs(15);
-
-/// The ensemble's tick: sessions expire at multiples of it.
-pub const TICK: Duration = Duration::from_millis(500);
 
 /// A namespace on the ensemble in containers.
 pub struct Scene {

@@ -18,7 +18,7 @@ impl ZooKeeperBuilder {
         Self {
             tls: Tls::Off,
             tick: Duration::from_millis(500),
-            container_check: Duration::from_secs(60),
+            container_check: Duration::from_secs(3600),
         }
     }
 
