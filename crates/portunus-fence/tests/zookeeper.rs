@@ -9,7 +9,6 @@ use portunus_fence::{ErrorKind, Fence, FencingToken, SharedToken};
 use portunus_testkit::cluster::{Access, NODES, ZooKeeper};
 use portunus_testkit::{FenceHarness, async_trait};
 use std::sync::Arc;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use zookeeper_client::{Acls, Client, CreateMode, Error as ClientError, MultiWriteResult};

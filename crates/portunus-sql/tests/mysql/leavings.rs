@@ -138,9 +138,11 @@ async fn who_waits_for_hundreds_of_locks_is_told_of_each() {
     const LOCKS: usize = 250;
     let scene = Scene::new().await;
     let (holder, waiter) = (&scene.client(LONG).await, &scene.client(LONG).await);
-    let names = (0..LOCKS).map(|lock| format!("k{lock}"));
-    let held: Vec<_> = names.map(async |name| (holder.hold(&name).await.0, attempt(&name, false)));
-    let held = join_all(held).await;
+    let holding = (0..LOCKS).map(async |lock| {
+        let name = format!("k{lock}");
+        (holder.hold(&name).await.0, attempt(&name, false))
+    });
+    let held: Vec<_> = join_all(holding).await;
     let mut waiting = Vec::new();
     for (_, attempt) in &held {
         let (entry, turn) = waiter.enter(attempt).await;
