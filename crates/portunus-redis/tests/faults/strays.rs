@@ -8,7 +8,7 @@ use portunus_redis::Redis;
 use portunus_testkit::cluster::RedisMasters;
 use tokio::time::timeout;
 
-use super::{attempt, eventually, hold, namespace, open};
+use super::{attempt, eventually, hold_on_all, namespace, open};
 use crate::harness::{client, raw};
 
 const TTL: Duration = Duration::from_secs(60);
@@ -28,18 +28,38 @@ impl Scene {
         let masters: RedisMasters<3> = RedisMasters::builder().start().await.unwrap();
         let namespace = namespace();
         let [redis, other] = [(); 2].map(|()| client(&masters.url(), &namespace));
-        let held_by = open(&other, TTL).await;
-        let (held, ..) = hold(&other, &held_by, "a").await;
-        let session = open(&redis, TTL).await;
+        let (session, held_by) = (open(&redis, TTL).await, open(&other, TTL).await);
+        for node in 0..3 {
+            stands(&masters, &namespace, (&redis, &session), node).await;
+        }
+        // By then its connections stand, too.
+        let (warm, ..) = hold_on_all(&masters, &namespace, (&redis, &session), "a").await;
+        redis.leave(&session, &warm, false).await.unwrap();
+        let (held, ..) = hold_on_all(&masters, &namespace, (&other, &held_by), "a").await;
         Self { masters, namespace, redis, session, holder: (other, held_by, held) }
     }
 
+    /// Waits in the line of every master: a majority is enough for an answer.
     async fn wait(&self) -> (Attempt, EntryId, Turn) {
         let waiter = attempt("a", false);
-        match self.redis.enter(&self.session, &waiter).await.unwrap() {
-            Entered::Queued { entry, turn: turn @ Turn::Waiting { .. } } => (waiter, entry, turn),
-            other => panic!("it does not wait: {other:?}"),
+        let entered = self.redis.enter(&self.session, &waiter).await.unwrap();
+        let Entered::Queued { entry, turn: turn @ Turn::Waiting { .. } } = entered else {
+            panic!("it does not wait: {entered:?}")
+        };
+        let line = format!("{}:{{a}}:line", self.namespace);
+        for node in 0..3 {
+            let raw = raw(self.masters.node_url(node)).await;
+            let mut stands = redis::cmd("HEXISTS");
+            stands.arg(&line).arg(waiter.id.to_string());
+            eventually(PATIENCE, "it waits there, too", async || {
+                match stands.query_async::<bool>(&mut raw.clone()).await.unwrap() {
+                    true => Ok(()),
+                    false => Err(node),
+                }
+            })
+            .await;
         }
+        (waiter, entry, turn)
     }
 
     /// A master forgets the session, as after a time to live without a renewal; a renewal brings it back. The
@@ -50,16 +70,7 @@ impl Scene {
         let lapsed = with_line.then(|| format!("{}:{{a}}:line", self.namespace));
         let mut forget = redis::cmd("DEL");
         let () = forget.arg(&session).arg(lapsed).query_async(&mut raw).await.unwrap();
-        eventually(PATIENCE, "the session is back", async || {
-            self.redis.renew(&self.session, &[]).await.map_err(|error| error.to_string())?;
-            let mut opened = redis::cmd("HEXISTS");
-            opened.arg(&session).arg("live");
-            match opened.query_async::<bool>(&mut raw.clone()).await.unwrap() {
-                true => Ok(()),
-                false => Err("not yet".to_owned()),
-            }
-        })
-        .await;
+        stands(&self.masters, &self.namespace, (&self.redis, &self.session), node).await;
     }
 
     async fn let_go(&self) {
@@ -80,6 +91,26 @@ impl Scene {
         };
         timeout(PATIENCE, looking).await.expect("it waits for ever");
     }
+}
+
+/// Waits until a session is on a master, to which renewals bring it.
+async fn stands(
+    masters: &RedisMasters<3>,
+    namespace: &str,
+    (redis, session): (&Redis, &Session),
+    node: usize,
+) {
+    let raw = raw(masters.node_url(node)).await;
+    let mut stands = redis::cmd("HEXISTS");
+    stands.arg(format!("{namespace}:session:{}", session.id)).arg("live");
+    eventually(PATIENCE, "the session is there", async || {
+        redis.renew(session, &[]).await.map_err(|error| error.to_string())?;
+        match stands.query_async::<bool>(&mut raw.clone()).await.unwrap() {
+            true => Ok(()),
+            false => Err("not yet".to_owned()),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
