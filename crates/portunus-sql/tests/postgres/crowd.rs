@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use portunus_core::backend::LockBackend;
 use portunus_core::manager::LockManager;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::{LONG, Scene, attempt};
+use crate::Scene;
 
 const WAITERS: usize = 10_000;
 
@@ -50,43 +47,4 @@ async fn ten_thousand_waiters_share_three_connections() {
         }
     };
     timeout(Duration::from_secs(60), turns).await.unwrap();
-}
-
-/// Of the one something is said all the time, and of the other nothing ever is.
-#[tokio::test]
-#[ignore = "needs a server: `cargo xtask test`"]
-async fn news_of_one_lock_keeps_nobody_from_another() {
-    let scene = Scene::new().await;
-    let (holder, waiter) = (scene.client(LONG).await, scene.client(LONG).await);
-    let (busy, quiet) = (attempt("busy", false), attempt("quiet", false));
-    holder.hold("busy").await;
-    holder.hold("quiet").await;
-    let ((busy_entry, busy_turn), (entry, turn)) =
-        (waiter.enter(&busy).await, waiter.enter(&quiet).await);
-    let mut news = JoinSet::new();
-    for _ in 0..4 {
-        let raw = scene.raw().await;
-        news.spawn(async move {
-            let tell = raw.prepare("SELECT pg_notify('portunus', 'portunus/busy')").await.unwrap();
-            loop {
-                join_all((0..16).map(|_| raw.query(&tell, &[]))).await;
-            }
-        });
-    }
-    let waits = async |attempt, entry, turn| {
-        waiter.backend.changed(&waiter.session, attempt, entry, turn).await.unwrap();
-    };
-    let untold = "DELETE FROM portunus_entry WHERE key = 'portunus/quiet' AND session = $1";
-    let untold = async {
-        assert_eq!(scene.raw().await.execute(untold, &[&holder.row()]).await.unwrap(), 1);
-        std::future::pending().await
-    };
-    let turned = async {
-        tokio::select! {
-            () = waits(&quiet, &entry, &turn) => {}
-            () = waits(&busy, &busy_entry, &busy_turn) => panic!("nobody left it"),
-            () = untold => {}
-        }
-    };
-    timeout(Duration::from_secs(30), turned).await.unwrap();
 }
