@@ -110,7 +110,7 @@ async fn contention_leaves_nothing_in_a_session() {
     let contenders = [(); 3].map(|()| client(&masters.url(), &namespace));
     let mut sessions = Vec::new();
     for redis in &contenders {
-        sessions.push(open(&redis, TTL).await);
+        sessions.push(open(redis, TTL).await);
     }
     for _ in 0..100 {
         let contending = contenders.iter().zip(&sessions).map(async |(redis, session)| {
