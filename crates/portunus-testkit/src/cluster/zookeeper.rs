@@ -23,7 +23,7 @@ pub struct ZooKeeper(Cluster);
 impl ZooKeeper {
     /// Three nodes in the clear, with ticks of 500 ms: a session lasts 1 s to 60 s, and a leader
     /// that is frozen or cut off is replaced within 3 s. Container nodes and nodes with a time to
-    /// live are on, and looked after every hour, that is, not before a test ends that did not ask for it.
+    /// live are on. They are looked after every hour: none goes in a test that did not ask for it.
     pub fn builder() -> ZooKeeperBuilder {
         ZooKeeperBuilder::new()
     }
