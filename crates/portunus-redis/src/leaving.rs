@@ -37,17 +37,18 @@ impl Parting {
         Self { doubts, in_doubt, ..self }
     }
 
+    /// The newest connection that may still bring a request of it; 0 when each was answered.
     fn newest(&self, at: usize) -> u64 {
-        if self.in_doubt {
-            return UNKNOWN;
+        match &self.doubts {
+            _ if self.in_doubt => UNKNOWN,
+            Some(doubts) if doubts.is_spotless(at) => 0,
+            // What was ever lost there is barred by the connection that this goes by, if by nothing else.
+            Some(doubts) => doubts.newest(at).max(OLDEST),
+            None => OLDEST,
         }
-        self.doubts.as_ref().map_or(0, |doubts| doubts.newest(at))
     }
 
-    fn call(&self, at: usize, newest: u64) -> Call {
-        // What was ever lost is to be barred by the session's newest connection, if by nothing else.
-        let is_spotless = self.doubts.as_ref().is_some_and(|doubts| doubts.is_spotless(at));
-        let newest = if is_spotless { newest } else { newest.max(OLDEST) };
+    fn call(&self, newest: u64) -> Call {
         let args = [self.attempt.clone(), newest.to_string()];
         Call::new("leave", &LEAVE, self.keys.clone(), args)
     }
@@ -67,14 +68,14 @@ impl Rounds {
         session: &Session,
     ) -> Replies {
         let newest: Vec<u64> = (0..self.nodes.all().len()).map(|at| parting.newest(at)).collect();
-        let call = |at: usize| asked(at).then(|| parting.call(at, newest[at]));
+        let call = |at: usize| asked(at).then(|| parting.call(newest[at]));
         let left = self.nodes.ask(Lane::Requests, limit, "leave", None, call, enough).await;
         if !is_over(&left) {
             return left;
         }
         for (at, newest) in newest.iter().enumerate().filter(|(at, _)| asked(*at)) {
             let is_done = matches!(left.by_node[at], Some(Ok(_)));
-            let is_marked = *newest > 0 && !parting.in_doubt;
+            let is_marked = *newest > OLDEST && !parting.in_doubt;
             if !self.nodes.is_one() && (!is_done || is_marked) {
                 self.clear(at, parting.clone(), is_done, session.granted);
             }
@@ -107,7 +108,7 @@ impl Rounds {
         let rounds = self.clone();
         tokio::spawn(async move {
             let _chore = chore;
-            let call = || Some(parting.call(at, parting.newest(at)));
+            let call = || Some(parting.call(parting.newest(at)));
             if !is_done {
                 is_done = rounds.insist(at, call, None, limit).await;
             }
@@ -151,3 +152,27 @@ impl Rounds {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_ever_lost_is_barred_whatever_was_answered_later() {
+        let doubts = Doubts::new(1);
+        let (keys, attempt) = Default::default();
+        let parting = Parting { keys, attempt, doubts: Some(Arc::clone(&doubts)), in_doubt: false };
+        assert_eq!(parting.newest(0), 0);
+        for (by, is_answered, newest) in [(3, true, 0), (3, false, 3), (4, true, OLDEST)] {
+            let mut sent = doubts.send(0);
+            assert_eq!(parting.newest(0), UNKNOWN);
+            sent.leaves(by);
+            if is_answered {
+                sent.answered();
+            } else {
+                drop(sent);
+            }
+            assert_eq!(parting.newest(0), newest, "by {by}, answered: {is_answered}");
+        }
+    }
+}

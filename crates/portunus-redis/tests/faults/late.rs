@@ -158,6 +158,18 @@ async fn a_lock_whose_answer_was_lost_lasts_as_long_as_one_that_is_taken_now() {
     assert!(left > 5000, "{left} ms");
 }
 
+/// Nothing that the session was asked by the newer one had an effect before.
+#[tokio::test]
+#[ignore = "needs a server: `cargo xtask test`"]
+async fn who_leaves_bars_what_was_lost_on_an_older_connection() {
+    let mut scene = Scene::new().await;
+    let (late, lock) = (attempt("a", false), scene.lock());
+    assert_eq!(scene.leave(&late, 1, 2).await, "absent");
+    assert_eq!(scene.take(&late, 1, "enter", 1).await, "late");
+    assert!(!scene.exists(&lock).await);
+    assert_eq!(scene.of_session(&late).await, None, "there is no tombstone");
+}
+
 #[tokio::test]
 #[ignore = "needs a server: `cargo xtask test`"]
 async fn what_comes_late_by_a_newer_connection_meets_a_tombstone() {
