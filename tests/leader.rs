@@ -99,7 +99,7 @@ async fn a_terminated_leader_resigns_and_the_next_leads_at_once(scene: Scene) {
 }
 
 async fn a_store_that_does_not_answer_leaves_the_service_alive_and_not_ready(scene: Scene) {
-    let mut services = Services::start(&scene, "2s").await;
+    let mut services = Services::start(&scene, "6s").await;
     let (leader, term) = services.leads_after(0, PROMPT).await;
     scene.pause().await;
     let service = &mut services.0[leader];

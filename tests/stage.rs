@@ -200,6 +200,8 @@ impl Scene {
         for node in 0..self.cluster().endpoints().len() {
             self.cluster().unpause(node).await.unwrap();
         }
+        // What the servers take to agree again is theirs.
+        self.cluster().wait_healthy().await.unwrap();
     }
 
     /// Waits until `count` entries stand in the queue of a lock.

@@ -84,11 +84,13 @@ fn bootstrap() -> Result<()> {
     // In a mount namespace of its own: what it mounts in the tree goes when it ends, even killed.
     let mut debootstrap = Command::new("unshare");
     debootstrap.args(["--mount", "debootstrap", "--variant=minbase", "trixie"]);
-    debootstrap.arg(&tree.0).arg(mirror);
+    debootstrap.arg(&tree.0).arg(mirror).env("DPKG_FORCE", "unsafe-io");
     succeed(debootstrap.stdout(io::stderr()))?;
     // debootstrap notes the host's mirror; the image is to know the public one only.
     let public = format!("deb {} trixie main\n", apt::PUBLIC_MIRROR);
     fs::write(tree.0.join("etc/apt/sources.list"), public)?;
+    // As in Debian's own: an image that a crash broke is made anew.
+    fs::write(tree.0.join("etc/dpkg/dpkg.cfg.d/docker-apt-speedup"), "force-unsafe-io\n")?;
 
     // "Slim", as Debian's own image of that name.
     let mut tar = Command::new("tar");
