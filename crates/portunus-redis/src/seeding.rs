@@ -29,7 +29,7 @@ impl Seeding {
     /// The life of the store that a majority of several servers is in; seeds those that have none.
     pub(crate) async fn life(&self, operation: &'static str) -> Result<u128> {
         match self.look(operation).await {
-            // The servers are read one after the other, and another client may begin in between. What is
+            // The servers answer at different moments, and another client may begin in between. What is
             // read after that fits.
             Err(error) if error.kind() == ErrorKind::Regression => self.look(operation).await,
             looked => looked,
